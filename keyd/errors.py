@@ -81,9 +81,9 @@ class InvalidRequestError(KeydError):
 
     reason = "INVALID_REQUEST"
 
-    def __init__(self, field: str, why: str, **facts: object) -> None:
-        hint = str(facts.pop("hint", ""))
-        super().__init__(f"{field}: {why}", hint=hint, field=field, why=why, **facts)
+    def __init__(self, field: str, why: str, *, hint: str = "", **facts: object) -> None:
+        super().__init__(f"{field}: {why}", hint=hint, field=field, why=why)
+        self.facts = {**self.facts, **{name: str(value) for name, value in facts.items()}}
 
 
 class UnknownCallerError(KeydError):

@@ -542,19 +542,28 @@ class TokenObject:
     serial: str = ""
 
 
+def never_gone() -> bool:
+    """The caller still waits."""
+    return False
+
+
 class Device(Protocol):
     """All tokens, by configured name (device/pool.py; tests/fakes.py has FakeDevice).
 
     Every method raises a TokenError subclass; none retries on the caller's behalf except where
-    its text says so. Cancelling a call drops what is not yet with a host.
+    its text says so. The domain never cancels ``sign``: it says ``gone``.
     """
 
     def tokens(self) -> list[TokenStatus]:
         """All configured tokens, in the order of the configuration; never blocks."""
 
-    async def sign(self, token: str, jobs: Sequence[SignJob]) -> list[bytes | KeydError]:
+    async def sign(
+        self, token: str, jobs: Sequence[SignJob], gone: Callable[[], bool] = never_gone
+    ) -> list[bytes | KeydError]:
         """Sign each job; a result or an error for each, in order. ECDSA comes as raw r||s.
 
+        ``gone`` is asked when a job is about to be put into a frame: True drops the job with
+        DeadlineError, since nobody waits for it any more. What is with a host completes.
         A job in flight when its host dies is tried once more on a fresh host.
         Raises DeviceBusyError when the queue has no room for the jobs (nothing was sent).
         """

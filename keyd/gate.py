@@ -1,0 +1,116 @@
+"""The gate: one question to the policy, with the refusal written down.
+
+A stranger must not be able to tell an unknown key from a forbidden one, so every refusal here says
+"denied, or no such key" whether the key exists or not, and the registry is asked only afterwards.
+"""
+
+from __future__ import annotations
+
+from keyd.errors import KeydError, KeyNotFoundError, PolicyDeniedError
+from keyd.model import (
+    Action,
+    AuditLog,
+    Caller,
+    Context,
+    Decision,
+    EntryDraft,
+    Key,
+    Outcome,
+    Policy,
+    Registry,
+    Statement,
+)
+
+
+class Gate:
+    """Asks the policy on behalf of a caller."""
+
+    def __init__(self, policy: Policy, audit: AuditLog, registry: Registry) -> None:
+        self._policy = policy
+        self._audit = audit
+        self._registry = registry
+
+    @property
+    def policy_hash(self) -> str:
+        """SHA-256 of the policy in force, hex."""
+        return self._policy.hash
+
+    def decide(
+        self,
+        caller: Caller,
+        action: Action,
+        name: str,
+        statement: Statement | None = None,
+        context: Context | None = None,
+    ) -> Decision:
+        """Decide without writing anything down.
+
+        Raises:
+            PolicyDeniedError: no grant allows it; the text fits unknown and forbidden keys.
+        """
+        decision = self._policy.decide(
+            caller.principal, action, name, statement=statement, context=context
+        )
+        if not decision.allowed:
+            what = f"{action} {name}".strip()
+            raise PolicyDeniedError(
+                f"{what}: denied, or no such name for {caller.principal.id}",
+                hint="see your grants with: keydctl whoami",
+                action=action,
+                rule=decision.rule,
+            )
+        return decision
+
+    async def authorize(self, caller: Caller, action: Action, name: str) -> Decision:
+        """Decide; a refusal is in the log when this raises.
+
+        Raises:
+            PolicyDeniedError: as in :meth:`decide`.
+        """
+        try:
+            return self.decide(caller, action, name)
+        except PolicyDeniedError as e:
+            await self.refuse(caller, action, name, e)
+            raise
+
+    def may(self, caller: Caller, action: Action, name: str) -> bool:
+        """True when the policy allows it; for filtering lists, never for granting."""
+        return self._policy.decide(caller.principal, action, name).allowed
+
+    def get(self, caller: Caller, name: str) -> Key:
+        """The key, for a caller who may see it.
+
+        Raises:
+            PolicyDeniedError: the caller may not see this name, whether or not it exists.
+            KeyNotFoundError: the caller may see the name, and there is no such key.
+        """
+        self.decide(caller, Action.LIST, name)
+        return self.existing(name)
+
+    def existing(self, name: str) -> Key:
+        """The key, for a caller who was let in already.
+
+        Raises:
+            KeyNotFoundError: no such key.
+        """
+        key = self._registry.find(name)
+        if key is None:
+            raise KeyNotFoundError(
+                f"no key {name}", hint="list the keys you may see with: keydctl key list", key=name
+            )
+        return key
+
+    async def refuse(self, caller: Caller, action: str, name: str, error: KeydError) -> None:
+        """Write a refusal of an action on a key (or token) into the log."""
+        await self._audit.refuse(
+            EntryDraft(
+                action=action,
+                outcome=Outcome.REFUSED,
+                caller=caller,
+                key=name,
+                rule=error.facts.get("rule", ""),
+                policy_hash=self._policy.hash,
+                reason_code=error.reason,
+                message=error.message,
+            )
+        )
