@@ -29,6 +29,7 @@
     │   └── TokenObjectError         TOKEN_OBJECT
     ├── AuditUnavailableError        AUDIT_UNAVAILABLE
     ├── CheckpointBehindError        CHECKPOINT_BEHIND
+    ├── LogProofError                LOG_PROOF (whoever verifies a log, its proofs or notes)
     ├── ClockError                   CLOCK
     ├── BadSignatureError            BAD_SIGNATURE
     ├── DeadlineError                DEADLINE (the caller's wait ended)
@@ -244,6 +245,13 @@ class CheckpointBehindError(KeydError):
     """The log is behind a checkpoint of its own: a restored backup or a cut log."""
 
     reason = "CHECKPOINT_BEHIND"
+
+
+class LogProofError(KeydError):
+    """A log, proof or signed note does not verify. Raised by whoever checks, never by a daemon
+    about its caller's request."""
+
+    reason = "LOG_PROOF"
 
 
 class ClockError(KeydError):

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from keyd.errors import AlgorithmMismatchError, InvalidRequestError, KeydError
 
@@ -622,10 +623,10 @@ class EntryDraft:
     """What shall be logged; the log adds index and time. Empty fields are left out of the JSON.
 
     ``action``: an Action value or start, stop, policy-reload, recovery, freeze, unfreeze,
-    clock-accept, checkpoint-accept. ``reason_code``: KeydError.reason of a refusal or failure.
-    ``rule``: grant or rule that decided. ``said``: the reason the caller gave. ``count``: how
-    many repeated refusals this entry stands for. ``alert``: someone should look. ``details``:
-    small, printable extras.
+    clock-accept, checkpoint-accept, clock-alert, checkpoint-alert. ``reason_code``:
+    KeydError.reason of a refusal or failure. ``rule``: grant or rule that decided. ``said``: the
+    reason the caller gave. ``count``: how many repeated refusals this entry stands for.
+    ``alert``: someone should look. ``details``: small, printable extras.
     """
 
     action: str
@@ -867,6 +868,132 @@ class SignatureLookup(Protocol):
         self, wanted: Sequence[SignatureKey]
     ) -> dict[SignatureKey, StoredSignature]:
         """Those of the wanted that were released before, by exact match."""
+
+
+# -- the rows under the log: store/ keeps them, audit/ says what they hold ---------------------
+
+
+class TreeHead(NamedTuple):
+    """The Merkle tree (RFC 6962) as of one commit.
+
+    ``frontier``: roots of the complete subtrees that make up ``size``, largest first, SHA-256
+    each; as many as ``size`` has one bits. ``last_time``: of the newest entry, None while empty.
+    """
+
+    size: int
+    frontier: tuple[bytes, ...]
+    last_time: datetime | None
+
+
+class TreeNode(NamedTuple):
+    """The hash over entries ``[position << level, (position + 1) << level)``; kept at the levels
+    8, 16 and 24 (the tile boundaries of C2SP tlog-tiles), so that proofs read few rows."""
+
+    level: int
+    position: int
+    hash: bytes
+
+
+class NewEntry(NamedTuple):
+    """One row to append: the draft for the columns, the bytes for the proof.
+
+    ``signature``: kept so that a lost answer can be given again, ECDSA as raw r||s; else None.
+    """
+
+    log_index: int
+    time: datetime
+    draft: EntryDraft
+    body: bytes
+    leaf_hash: bytes
+    signature: bytes | None
+
+
+class AuditGroup(Protocol):
+    """One open write transaction that holds the log's lock."""
+
+    @property
+    def head(self) -> TreeHead:
+        """The tree as this transaction found it."""
+
+    def apply(self, items: Sequence[Sequence[Effect]], now: datetime) -> list[KeydError | None]:
+        """Apply each item's effects, all or none of an item, in order; an item sees those before
+        it. For each None, or the conflict its effects met (documented at the effect)."""
+
+    def append(
+        self, entries: Sequence[NewEntry], head: TreeHead, nodes: Sequence[TreeNode]
+    ) -> None:
+        """Insert the entries and replace the tree head."""
+
+
+class AuditRows(Protocol):
+    """The seam between audit/ and store/. All methods block; any of them raises
+    AuditUnavailableError when the database cannot be read or written."""
+
+    def group(self) -> AbstractContextManager[AuditGroup]:
+        """Take the log's lock; commit durably when the block ends, roll back when it raises.
+
+        Raises AuditUnavailableError when the commit failed or its result is unknown.
+        """
+
+    def head(self) -> TreeHead:
+        """The tree as of the last commit."""
+
+    def bodies(self, start: int, end: int) -> list[bytes]:
+        """The bodies of entries [start, end), by index."""
+
+    def leaf_hashes(self, start: int, end: int) -> list[bytes]:
+        """The leaf hashes of entries [start, end), by index."""
+
+    def nodes(self, level: int, start: int, end: int) -> list[bytes]:
+        """The kept subtree hashes [start, end) of a level (8, 16 or 24)."""
+
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint that was saved, or None."""
+
+    def save_checkpoint(self, checkpoint: Checkpoint, now: datetime) -> None:
+        """Keep it; of each hour only the newest stays."""
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """All kept checkpoints, by size."""
+
+    def get_flag(self, name: str) -> str | None:
+        """A durable flag's value as of the last commit, or None; does not block."""
+
+    def free_bytes(self) -> int:
+        """Room left on the file system that holds the log, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryFilter:
+    """Which entries to list; an empty field does not filter.
+
+    ``digest``: hex of the value. ``since`` and ``until``: at or after, before. ``start_index``:
+    at or after this index (also when ``descending``).
+    """
+
+    key: str = ""
+    version: int = 0
+    principal: str = ""
+    action: str = ""
+    outcome: str = ""
+    digest: str = ""
+    keyid: str = ""
+    fingerprint: str = ""
+    request_id: str = ""
+    signature_sha256: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+    start_index: int = 0
+    descending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EntryPage:
+    """Entries of one page. ``next_after``: pass it as ``after`` for the next page; None at the
+    end."""
+
+    entries: tuple[Entry, ...]
+    next_after: int | None
 
 
 class Clock(Protocol):
