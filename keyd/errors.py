@@ -34,6 +34,7 @@
     ├── BadSignatureError            BAD_SIGNATURE
     ├── DeadlineError                DEADLINE (the caller's wait ended)
     ├── ServerGoneError              SERVER_GONE (client only: no daemon answered)
+    ├── RepositoryError              REPOSITORY (adapters only: a TUF repository on disk)
     └── ConfigError                  CONFIG (start-up only, never on the wire)
 
 An error carries facts as keyword fields: ``error.facts`` holds them as text for the wire
@@ -276,6 +277,16 @@ class ServerGoneError(KeydError):
     """Raised by the client: no daemon answered at the endpoint."""
 
     reason = "SERVER_GONE"
+
+
+class RepositoryError(KeydError):
+    """A TUF repository cannot be changed as asked: facts ``file`` or ``role`` where known.
+
+    Raised by the TUF adapter only, never on the wire. Fact ``missing``: signatures that people
+    still have to give.
+    """
+
+    reason = "REPOSITORY"
 
 
 class ConfigError(KeydError):
