@@ -312,6 +312,7 @@ class Principal:
     ``method``: ``unix``, ``mtls`` or ``system`` (the daemon itself). ``is_group``: a socket that
     a group may open; it never counts as a person. ``fingerprint``: SHA-256 of the client
     certificate, hex, or empty. ``peer``: the address as the listener saw it.
+    ``certificate_not_after``: when the client certificate ends; None on a unix socket.
     """
 
     id: str
@@ -319,6 +320,7 @@ class Principal:
     is_group: bool = False
     fingerprint: str = ""
     peer: str = ""
+    certificate_not_after: datetime | None = None
 
     @property
     def is_remote(self) -> bool:
@@ -393,7 +395,7 @@ class Signed:
 
     ``digest``: what was signed; for Ed25519 the SHA-256 of the message, for the record only.
     ``replayed``: the stored signature of an earlier entry. ``log_index`` is -1 for a dry run,
-    which has no signature either.
+    which has no signature either. ``unbound``: the key is bound to nothing and signs anything.
     """
 
     version: KeyVersion
@@ -405,6 +407,7 @@ class Signed:
     statement: Statement
     rule: str
     replayed: bool = False
+    unbound: bool = False
 
 
 def check_encoding(algorithm: KeyAlgorithm, encoding: Encoding | None) -> Encoding:
