@@ -44,9 +44,7 @@ def load(public_key: bytes) -> PublicKey:
         key = serialization.load_der_public_key(public_key)
     except (ValueError, UnsupportedAlgorithm) as e:
         raise InvalidRequestError("public_key", "not a DER SubjectPublicKeyInfo") from e
-    if not isinstance(
-        key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
-    ):
+    if not isinstance(key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey):
         raise InvalidRequestError("public_key", "keyd uses ECDSA, Ed25519 and RSA keys only")
     return key
 

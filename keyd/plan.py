@@ -1,0 +1,203 @@
+"""What is decided about one requested signature before a token is asked.
+
+Pure: which version of the key signs, over which digest, under which context.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from keyd import publickeys
+from keyd.errors import (
+    AlgorithmMismatchError,
+    InvalidRequestError,
+    KeydError,
+    KeyMismatchError,
+    KeyNotFoundError,
+)
+from keyd.model import (
+    Caller,
+    Context,
+    Decision,
+    Digest,
+    Encoding,
+    HashAlgorithm,
+    Key,
+    KeyVersion,
+    Scheme,
+    SignatureKey,
+    SignJob,
+    SignRequest,
+    Statement,
+    VersionState,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An item that may be signed, and how. ``place``: its position in the batch."""
+
+    place: int
+    request: SignRequest
+    key: Key
+    version: KeyVersion
+    scheme: Scheme
+    encoding: Encoding
+    digest: Digest
+    statement: Statement
+    context: Context
+    decision: Decision
+
+    def identity(self, caller: Caller) -> SignatureKey:
+        """What makes a later request the same one."""
+        return SignatureKey(
+            caller.principal.id, self.key.name, self.version.number, self.scheme, self.digest
+        )
+
+    def job(self) -> SignJob:
+        """The token host's part."""
+        message = self.request.message
+        payload = self.digest.value if self.scheme.hash or message is None else message
+        return SignJob(
+            object_id=self.version.object_id,
+            public_key=self.version.public_key,
+            algorithm=self.key.algorithm,
+            scheme=self.scheme,
+            payload=payload,
+            serial=self.version.token_serial,
+        )
+
+    def verify(self, raw: bytes) -> None:
+        """Check the token's answer with the registered public key; BadSignatureError."""
+        message = self.request.message
+        signed = self.digest if self.scheme.hash or message is None else message
+        publickeys.verify(self.version.public_key, self.scheme, raw, signed)
+
+
+def choose_version(key: Key, request: SignRequest) -> KeyVersion:
+    """Which version signs: the one the caller named, else whose public key it expects, else the
+    active one; what the caller said about it has to agree."""
+    if request.expected_public_key:
+        version = key.find_public_key(request.expected_public_key)
+        if version is None:
+            sha256 = hashlib.sha256(request.expected_public_key).hexdigest()
+            raise KeyMismatchError(
+                f"no version of {key.name} holds the public key you expect (SHA-256 {sha256})",
+                hint=f"see its versions with: keydctl key show {key.name}",
+                key=key.name,
+            )
+    elif request.expected_keyid:
+        version = key.find_keyid(request.expected_keyid)
+        if version is None:
+            raise KeyMismatchError(
+                f"no version of {key.name} has the keyid {request.expected_keyid}",
+                hint=f"see its versions with: keydctl key show {key.name}",
+                key=key.name,
+            )
+    else:
+        version = key.find_version(request.version or key.active_version)
+        if version is None:
+            raise KeyNotFoundError(
+                f"{key.name} has no version {request.version}"
+                if request.version
+                else f"{key.name} has no active version",
+                hint=f"see its versions with: keydctl key show {key.name}",
+                key=key.name,
+            )
+    if request.version not in (0, version.number):
+        raise KeyMismatchError(
+            f"version {request.version} of {key.name} does not hold the public key you expect, "
+            f"version {version.number} does",
+            key=key.name,
+        )
+    if request.expected_keyid and request.expected_keyid not in version.keyids.values():
+        raise KeyMismatchError(
+            f"{version.name} holds the public key you expect, but its keyid is "
+            f"{version.keyids.get('tuf', '')}",
+            hint="a keyid with other fields hashed in: send the public key alone",
+            key=key.name,
+        )
+    return version
+
+
+def state_hint(version: KeyVersion) -> str:
+    if version.state is VersionState.DISABLED:
+        return f"enable it with: keydctl key enable {version.key} {version.number}"
+    if version.state is VersionState.DESTROY_SCHEDULED:
+        return f"keep it with: keydctl key cancel-destroy {version.key} {version.number}"
+    if version.state is VersionState.PENDING:
+        return "its creation is not finished; it is finished or undone when the token is ready"
+    return "its private key is gone; rotate to a new version"
+
+
+def digest_to_sign(key: Key, scheme: Scheme, request: SignRequest) -> Digest:
+    """The digest that is signed and logged; for Ed25519 the message's SHA-256 for the log."""
+    if scheme.hash is None:
+        if request.message is None:
+            raise AlgorithmMismatchError(
+                f"digest: {key.name} is an Ed25519 key, which signs messages; send the message",
+                key=key.name,
+            )
+        return Digest.of(HashAlgorithm.SHA256, request.message)
+    if request.digest is None:
+        assert request.message is not None
+        return Digest.of(scheme.hash, request.message)
+    if request.digest.algorithm is not scheme.hash:
+        raise AlgorithmMismatchError(
+            f"digest: {scheme} signs a {scheme.hash} digest, got {request.digest.algorithm}",
+            key=key.name,
+        )
+    return request.digest
+
+
+def find_context(
+    key: Key | None, claimed: Context, statement: Statement
+) -> tuple[Context, KeydError | None]:
+    """The context a request is judged and logged under, and the error if it cannot be.
+
+    The caller's claim, completed where the bindings leave one choice. A claim has to fit a
+    binding of a bound key; what a claimed role may contain is content's question, not this one's.
+    """
+    if key is None or not key.bindings:
+        return claimed, None
+    fitting = [
+        b
+        for b in sorted(key.bindings)
+        if (not claimed.repository or fnmatch.fnmatchcase(claimed.repository, b.repository))
+        and (not claimed.role or fnmatch.fnmatchcase(claimed.role, b.role))
+    ]
+    bindings = ", ".join(str(b) for b in sorted(key.bindings))
+    if not fitting:
+        said = f"{claimed.repository or '*'}:{claimed.role or '*'}"
+        return claimed, InvalidRequestError(
+            "context", f"{key.name} is bound to {bindings}, not to {said}", key=key.name
+        )
+    if not claimed.role and len(fitting) > 1:
+        # The payload itself may leave one choice among the roles, as for a key that serves
+        # snapshot and timestamp. Delegated targets look like targets: those stay undecided.
+        by_kind = [b for b in fitting if b.role == statement.kind]
+        delegated = statement.kind == "targets" and any(
+            b.role not in ("root", "snapshot", "timestamp", "targets") for b in fitting
+        )
+        fitting = by_kind if by_kind and not delegated else fitting
+    repository = claimed.repository or _only(b.repository for b in fitting)
+    role = claimed.role or _only(b.role for b in fitting)
+    if not repository or not role:
+        missing = "repository" if not repository else "role"
+        return claimed, InvalidRequestError(
+            "context",
+            f"{key.name} is bound to {bindings}: say for which {missing} you sign",
+            hint="in a keyd: URI ?repository=R&role=ROLE, in keydctl sign --context R:ROLE",
+            key=key.name,
+        )
+    return Context(repository, role), None
+
+
+def _only(values: Iterable[str]) -> str:
+    """The one literal value, or empty when there are several or it is a pattern."""
+    distinct = set(values)
+    value = distinct.pop() if len(distinct) == 1 else ""
+    return "" if any(c in value for c in "*?[") else value
