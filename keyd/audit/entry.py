@@ -50,6 +50,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import cast
 
@@ -60,14 +61,13 @@ FORMAT = 1
 MAX_TEXT_CHARS = 1000
 MAX_DETAILS = 30
 
-_FIELDS = (
-    "action alert certificate clock context count details digest encoding fingerprint group index "
-    "key keyid message method outcome peer policy_sha256 principal reason_code request_id rule said "
-    "scheme signature_sha256 statement time token token_serial v version"
-).split()
-_PREFIXES = tuple(f'"{name}":' for name in _FIELDS)
+_FIELDS = """action alert certificate clock context count details digest encoding fingerprint
+    group index key keyid message method outcome peer policy_sha256 principal reason_code
+    request_id rule said scheme signature_sha256 statement time token token_serial v version"""
+_PREFIXES = tuple(f'"{name}":' for name in _FIELDS.split())
 
 
+@lru_cache(maxsize=16)
 def format_time(time: datetime) -> str:
     """RFC 3339 in UTC with microseconds, always 27 characters."""
     if time.tzinfo is not UTC:
@@ -95,6 +95,7 @@ def _object(fields: Mapping[str, str]) -> str:
     return "{" + ",".join(members) + "}" if members else ""
 
 
+@lru_cache(maxsize=256)
 def _statement(statement: Statement) -> str:
     return _object(
         {
@@ -107,6 +108,7 @@ def _statement(statement: Statement) -> str:
     )
 
 
+@lru_cache(maxsize=256)
 def _context(context: Context) -> str:
     return _object({"repository": _text(context.repository), "role": _text(context.role)})
 
@@ -137,7 +139,7 @@ def entry_body(
         _context(draft.context) if draft.context else "",
         str(draft.count) if draft.count != 1 else "",
         _details(draft.details) if draft.details else "",
-        f'"{draft.digest}"' if draft.digest else "",
+        f'"{draft.digest.algorithm.value}:{draft.digest.value.hex()}"' if draft.digest else "",
         _text(draft.encoding),
         _text(draft.fingerprint),
         "true" if principal.is_group else "",
