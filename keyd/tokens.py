@@ -1,0 +1,111 @@
+"""Tokens as callers see them: list, unlock, lock, look at what lies there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from keyd.errors import KeydError, PolicyDeniedError, TokenNotFoundError
+from keyd.gate import Gate
+from keyd.model import (
+    Action,
+    AuditLog,
+    Caller,
+    Device,
+    EntryDraft,
+    Outcome,
+    Pin,
+    Registry,
+    TokenObject,
+    TokenStatus,
+)
+
+
+class Tokens:
+    """Decides who may touch a token, and writes down what came of it."""
+
+    def __init__(self, *, gate: Gate, device: Device, audit: AuditLog, registry: Registry) -> None:
+        self._gate = gate
+        self._device = device
+        self._audit = audit
+        self._registry = registry
+
+    def list(self, caller: Caller) -> list[TokenStatus]:
+        """The tokens the caller may see, in the order of the configuration."""
+        return [t for t in self._device.tokens() if self._gate.may(caller, Action.TOKENS, t.name)]
+
+    async def unlock(
+        self, caller: Caller, token: str, pin: Pin | None, *, spend_last_try: bool = False
+    ) -> TokenStatus:
+        """Log in with a person's PIN, or once more with the configured source.
+
+        Raises:
+            PinRefusedError: the token refused it; the entry is written, nothing is retried.
+            TokenLockedError: only the last try is left and was not offered.
+        """
+        await self._gate.authorize(caller, Action.UNLOCK, token)
+        self._status(token)
+        try:
+            await self._device.unlock(token, pin, spend_last_try=spend_last_try)
+        except KeydError as e:
+            await self._audit.record(self._entry(caller, Action.UNLOCK, token, error=e))
+            raise
+        how = "with a PIN given by the caller" if pin else "with the configured PIN source"
+        await self._audit.record(self._entry(caller, Action.UNLOCK, token, message=how))
+        return self._status(token)
+
+    async def lock(self, caller: Caller, token: str, *, said: str = "") -> TokenStatus:
+        """Log out; the token stays LOCKED until somebody unlocks it."""
+        await self._gate.authorize(caller, Action.LOCK, token)
+        self._status(token)
+        await self._audit.record(self._entry(caller, Action.LOCK, token, said=said))
+        await self._device.lock(token)
+        return self._status(token)
+
+    async def objects(self, caller: Caller, token: str) -> Sequence[tuple[TokenObject, str]]:
+        """The key pairs on a token, each with the version it is registered as, or empty."""
+        await self._gate.authorize(caller, Action.TOKENS, token)
+        self._status(token)
+        found = await self._device.objects(token)
+        return [(o, self._registered_as(caller, o)) for o in found]
+
+    def _registered_as(self, caller: Caller, found: TokenObject) -> str:
+        version = self._registry.find_public_key(found.public_key) if found.public_key else None
+        if version is None:
+            return ""
+        # A token is shared: its objects may belong to keys this caller must not learn of.
+        try:
+            self._gate.decide(caller, Action.LIST, version.key)
+        except PolicyDeniedError:
+            return "(a key you may not see)"
+        return version.name
+
+    def _status(self, token: str) -> TokenStatus:
+        for status in self._device.tokens():
+            if status.name == token:
+                return status
+        raise TokenNotFoundError(
+            f"no token {token} is configured", hint="keydctl token list", token=token
+        )
+
+    def _entry(
+        self,
+        caller: Caller,
+        action: Action,
+        token: str,
+        *,
+        said: str = "",
+        message: str = "",
+        error: KeydError | None = None,
+    ) -> EntryDraft:
+        return EntryDraft(
+            action=action,
+            outcome=Outcome.FAILED if error else Outcome.ALLOWED,
+            caller=caller,
+            token=token,
+            token_serial=self._status(token).serial,
+            policy_hash=self._gate.policy_hash,
+            said=said,
+            message=error.message if error else message,
+            reason_code=error.reason if error else "",
+            alert=error is not None,
+        )
