@@ -1,4 +1,4 @@
-"""Keys over their life: create, list, get, rotate, activate, enable, disable, destroy, freeze.
+"""Keys over their life: list, get, create, rotate, update, adopt; versions.py has the rest.
 
 Every change is an entry and its effects in one transaction. What also touches a token is written
 in two steps, an intent before and the outcome after, so that a crash between any two leaves a
@@ -7,25 +7,21 @@ state that recovery.py finishes or undoes.
 
 from __future__ import annotations
 
-import fnmatch
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
 
 from keyd import publickeys
-from keyd.enrolment import Enrolment, version_entry
+from keyd.enrolment import Enrolment
 from keyd.errors import (
     InvalidRequestError,
     KeyBoundError,
     KeydError,
     KeyExistsError,
-    KeyNotFoundError,
-    KeyStateError,
     RotationConflictError,
     TokenNotFoundError,
 )
 from keyd.gate import Gate
+from keyd.keyfields import KeyFilter, NewKey, check_fields, label_order, parse_label
 from keyd.model import (
     Action,
     AuditLog,
@@ -33,59 +29,22 @@ from keyd.model import (
     Caller,
     Clock,
     Device,
-    Effect,
     EntryDraft,
     Freeze,
     InsertKey,
     Key,
-    KeyAlgorithm,
     KeyVersion,
     Origin,
     Outcome,
     Registry,
-    Scheme,
-    SetActive,
-    SetFreeze,
     SetKeyFields,
-    TokenObject,
-    UpdateVersion,
     VersionState,
     check_name,
 )
-
-MIN_DESTROY_WAIT_S = 86_400
-_MAX_LABELS = 64
-_MAX_LABEL_CHARS = 256
-_MAX_BINDINGS = 256
+from keyd.versions import Versions
 
 
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """What a caller wants made. ``token`` may be empty when only one is configured."""
-
-    name: str
-    token: str
-    algorithm: KeyAlgorithm
-    scheme: Scheme | None = None
-    bindings: frozenset[Binding] = frozenset()
-    labels: Mapping[str, str] = field(default_factory=dict)
-    rotation_period_s: int = 0
-    said: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class KeyFilter:
-    """Which keys to list; every field that is set has to match. ``name`` is a glob pattern."""
-
-    token: str = ""
-    repository: str = ""
-    role: str = ""
-    state: VersionState | None = None
-    label: str = ""
-    name: str = ""
-
-
-class Keys:
+class Keys(Versions):
     """The registry's front: who may change what, in which order, with which entry."""
 
     def __init__(
@@ -101,23 +60,26 @@ class Keys:
         destroy_wait_s: int,
     ) -> None:
         """``check_clock`` raises ClockError while the clock is not to be trusted."""
-        self._gate = gate
-        self._registry = registry
-        self._device = device
-        self._audit = audit
-        self._clock = clock
+        super().__init__(
+            gate=gate,
+            registry=registry,
+            device=device,
+            audit=audit,
+            clock=clock,
+            check_clock=check_clock,
+            destroy_wait_s=destroy_wait_s,
+        )
         self._enrolment = enrolment
-        self._check_clock = check_clock
-        self._destroy_wait_s = destroy_wait_s
 
     # ------------------------------------------------------------------------------- read
 
     def list(self, caller: Caller, wanted: KeyFilter) -> list[Key]:
         """The keys the caller may see and wants, by name."""
+        now = self._clock.now()
         return [
             key
             for key in self._registry.keys()  # noqa: SIM118 - a method, not a dict
-            if self._matches(key, wanted) and self._gate.may(caller, Action.LIST, key.name)
+            if wanted.matches(key, now) and self._gate.may(caller, Action.LIST, key.name)
         ]
 
     def get(self, caller: Caller, name: str) -> Key:
@@ -127,27 +89,6 @@ class Keys:
     def frozen(self, name: str) -> Freeze | None:
         """The freeze that stops this key, or None."""
         return self._registry.freeze_on(name)
-
-    def _matches(self, key: Key, wanted: KeyFilter) -> bool:
-        now = self._clock.now()
-        label, _, value = wanted.label.partition("=")
-        return (
-            (not wanted.token or key.token == wanted.token)
-            and (not wanted.name or fnmatch.fnmatchcase(key.name, wanted.name))
-            and (not label or (label in key.labels and value in ("", key.labels[label])))
-            and (
-                wanted.state is None
-                or any(wanted.state in (v.state, v.shown_state(now)) for v in key.versions)
-            )
-            and (
-                not (wanted.repository or wanted.role)
-                or any(
-                    (not wanted.repository or fnmatch.fnmatchcase(wanted.repository, b.repository))
-                    and (not wanted.role or fnmatch.fnmatchcase(wanted.role, b.role))
-                    for b in key.bindings
-                )
-            )
-        )
 
     # ------------------------------------------------------------------------------- create
 
@@ -262,100 +203,6 @@ class Keys:
             )
         return name
 
-    # ------------------------------------------------------------------------------- change
-
-    async def activate(self, caller: Caller, name: str, number: int, *, said: str = "") -> Key:
-        """Make an enabled version the one that signs by default."""
-        key, version = await self._authorized(caller, Action.ACTIVATE, name, number)
-        _expect(version, VersionState.ENABLED)
-        if key.active_version == number:
-            return key
-        effects = (SetActive(name, number, expect=key.active_version),)
-        return await self._change(caller, Action.ACTIVATE, key, version, effects, said)
-
-    async def enable(self, caller: Caller, name: str, number: int, *, said: str = "") -> Key:
-        """DISABLED -> ENABLED."""
-        key, version = await self._authorized(caller, Action.ENABLE, name, number)
-        _expect(version, VersionState.DISABLED)
-        effects = (UpdateVersion(name, number, version.state, VersionState.ENABLED),)
-        return await self._change(caller, Action.ENABLE, key, version, effects, said)
-
-    async def disable(self, caller: Caller, name: str, number: int, *, said: str = "") -> Key:
-        """ENABLED -> DISABLED."""
-        key, version = await self._authorized(caller, Action.DISABLE, name, number)
-        _expect(version, VersionState.ENABLED)
-        effects = (UpdateVersion(name, number, version.state, VersionState.DISABLED),)
-        return await self._change(caller, Action.DISABLE, key, version, effects, said)
-
-    async def schedule_destroy(
-        self, caller: Caller, name: str, number: int, *, wait_s: int = 0, said: str = ""
-    ) -> Key:
-        """Stop the version from signing and start its waiting time (seconds; 0: the default)."""
-        key, version = await self._authorized(caller, Action.DESTROY, name, number)
-        _expect(version, VersionState.ENABLED, VersionState.DISABLED)
-        wait_s = wait_s or self._destroy_wait_s
-        if wait_s < MIN_DESTROY_WAIT_S:
-            raise InvalidRequestError("wait_s", "a key waits at least one day for its destruction")
-        self._check_clock()
-        effects = (
-            UpdateVersion(
-                name,
-                number,
-                version.state,
-                VersionState.DESTROY_SCHEDULED,
-                destroy_after=self._clock.now() + timedelta(seconds=wait_s),
-            ),
-        )
-        return await self._change(
-            caller, "schedule-destroy", key, version, effects, said, alert=True
-        )
-
-    async def cancel_destroy(
-        self, caller: Caller, name: str, number: int, *, said: str = ""
-    ) -> Key:
-        """DESTROY_SCHEDULED -> DISABLED; the waiting time is forgotten."""
-        key, version = await self._authorized(caller, Action.DESTROY, name, number)
-        _expect(version, VersionState.DESTROY_SCHEDULED)
-        effects = (
-            UpdateVersion(
-                name, number, version.state, VersionState.DISABLED, clear_destroy_after=True
-            ),
-        )
-        return await self._change(caller, "cancel-destroy", key, version, effects, said)
-
-    async def destroy(self, caller: Caller, name: str, number: int, *, said: str = "") -> Key:
-        """Destroy the key pair on its token; only after the waiting time, and only on request.
-
-        Raises:
-            KeyStateError: the waiting time is not over (fact ``destroy_after``).
-            ClockError: the clock is not to be trusted.
-        """
-        key, version = await self._authorized(caller, Action.DESTROY, name, number)
-        _expect(version, VersionState.DESTROY_SCHEDULED)
-        self._check_clock()
-        if version.shown_state(self._clock.now()) is not VersionState.DESTROYABLE:
-            raise KeyStateError(
-                f"{version.name} waits until {version.destroy_after} for its destruction",
-                hint="come back then; nothing destroys it by itself",
-                version=version.name,
-                state=version.state,
-                destroy_after=version.destroy_after,
-            )
-        intent = version_entry(
-            caller, Action.DESTROY, key, version, said=said, message="about to be destroyed"
-        )
-        await self._audit.record(replace(intent, alert=True))
-        was_there = await self._device.destroy(key.token, version.object_id, version.public_key)
-        effects = (
-            UpdateVersion(
-                name, number, version.state, VersionState.DESTROYED, clear_destroy_after=True
-            ),
-        )
-        message = "destroyed on the token" if was_there else "it was gone from the token already"
-        return await self._change(
-            caller, Action.DESTROY, key, version, effects, said, alert=True, message=message
-        )
-
     async def update(
         self,
         caller: Caller,
@@ -389,36 +236,6 @@ class Keys:
         )
         await self._audit.record(entry, (SetKeyFields(name, bindings, labels, rotation_period_s),))
         return self._gate.existing(name)
-
-    async def _authorized(
-        self, caller: Caller, action: Action, name: str, number: int
-    ) -> tuple[Key, KeyVersion]:
-        await self._gate.authorize(caller, action, name)
-        key = self._gate.existing(name)
-        version = key.find_version(number)
-        if version is None:
-            raise KeyNotFoundError(
-                f"{name} has no version {number}",
-                hint=f"keydctl key show {name}",
-                key=name,
-            )
-        return key, version
-
-    async def _change(
-        self,
-        caller: Caller,
-        action: str,
-        key: Key,
-        version: KeyVersion,
-        effects: Sequence[Effect],
-        said: str,
-        *,
-        alert: bool = False,
-        message: str = "",
-    ) -> Key:
-        entry = version_entry(caller, action, key, version, said=said, message=message)
-        await self._audit.record(replace(entry, alert=alert), effects)
-        return self._gate.existing(key.name)
 
     # ------------------------------------------------------------------------------- adopt
 
@@ -475,90 +292,6 @@ class Keys:
                 except KeydError as e:
                     skipped.append(f"{mark}: {e.message}")
         return [self._gate.existing(name) for name in dict.fromkeys(names)], skipped
-
-    # ------------------------------------------------------------------------------- freeze
-
-    async def freeze(self, caller: Caller, key: str, *, said: str = "") -> Sequence[Freeze]:
-        """Stop signing with one key, or with all (empty name); stands across restarts."""
-        return await self._set_freeze(caller, key, frozen=True, said=said)
-
-    async def unfreeze(self, caller: Caller, key: str, *, said: str = "") -> Sequence[Freeze]:
-        """End a freeze."""
-        return await self._set_freeze(caller, key, frozen=False, said=said)
-
-    async def _set_freeze(
-        self, caller: Caller, key: str, *, frozen: bool, said: str
-    ) -> Sequence[Freeze]:
-        await self._gate.authorize(caller, Action.FREEZE, key)
-        if key:
-            self._gate.existing(key)
-        entry = EntryDraft(
-            action="freeze" if frozen else "unfreeze",
-            outcome=Outcome.ALLOWED,
-            caller=caller,
-            key=key,
-            said=said,
-            message=f"signing with {key or 'all keys'} " + ("stopped" if frozen else "goes on"),
-            policy_hash=self._gate.policy_hash,
-            alert=True,
-        )
-        await self._audit.record(entry, (SetFreeze(key, frozen, caller.principal.id, said),))
-        return self._registry.freezes()
-
-
-def check_fields(
-    bindings: frozenset[Binding], labels: Mapping[str, str], rotation_period_s: int
-) -> None:
-    """Refuse bindings, labels and periods that cannot be meant.
-
-    Raises:
-        InvalidRequestError: naming the field.
-    """
-    if len(bindings) > _MAX_BINDINGS:
-        raise InvalidRequestError("bindings", f"at most {_MAX_BINDINGS}")
-    for binding in bindings:
-        for what, text in (("repository", binding.repository), ("role", binding.role)):
-            if not text or len(text) > _MAX_LABEL_CHARS or not text.isprintable() or " " in text:
-                raise InvalidRequestError(
-                    "bindings", f"the {what} is 1 to {_MAX_LABEL_CHARS} printable characters"
-                )
-    if len(labels) > _MAX_LABELS:
-        raise InvalidRequestError("labels", f"at most {_MAX_LABELS}")
-    for name, value in labels.items():
-        check_name("labels", name)
-        if len(value) > _MAX_LABEL_CHARS or not value.isprintable():
-            raise InvalidRequestError(
-                "labels", f"a value is at most {_MAX_LABEL_CHARS} printable characters"
-            )
-    if not 0 <= rotation_period_s < 2**40:
-        raise InvalidRequestError("rotation_period_s", "a number of seconds, 0 for never")
-
-
-def parse_label(label: str) -> tuple[str, int]:
-    """Split a CKA_LABEL NAME/N as keyd writes it; ("", 0) for any other."""
-    name, _, number = label.rpartition("/")
-    if not number.isascii() or not number.isdigit() or len(number) > 9 or number.startswith("0"):
-        return "", 0
-    try:
-        return check_name("label", name), int(number)
-    except InvalidRequestError:
-        return "", 0
-
-
-def label_order(found: TokenObject) -> tuple[str, int]:
-    """Order by name, then number, so that version 1 is adopted before version 2."""
-    return parse_label(found.label)
-
-
-def _expect(version: KeyVersion, *states: VersionState) -> None:
-    if version.state not in states:
-        wanted = " or ".join(states)
-        raise KeyStateError(
-            f"{version.name} is {version.state}, this needs {wanted}",
-            hint=f"keydctl key show {version.key}",
-            version=version.name,
-            state=version.state,
-        )
 
 
 def _shown(version: KeyVersion) -> str:

@@ -1,0 +1,116 @@
+"""What is asked of keys: a new key, a filter, and the checks of their fields."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from keyd.errors import (
+    InvalidRequestError,
+)
+from keyd.model import (
+    Binding,
+    Key,
+    KeyAlgorithm,
+    Scheme,
+    TokenObject,
+    VersionState,
+    check_name,
+)
+
+_MAX_LABELS = 64
+_MAX_LABEL_CHARS = 256
+_MAX_BINDINGS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """What a caller wants made. ``token`` may be empty when only one is configured."""
+
+    name: str
+    token: str
+    algorithm: KeyAlgorithm
+    scheme: Scheme | None = None
+    bindings: frozenset[Binding] = frozenset()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    rotation_period_s: int = 0
+    said: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFilter:
+    """Which keys to list; every field that is set has to match. ``name`` is a glob pattern."""
+
+    token: str = ""
+    repository: str = ""
+    role: str = ""
+    state: VersionState | None = None
+    label: str = ""
+    name: str = ""
+
+    def matches(self, key: Key, now: datetime) -> bool:
+        """True when the key fits every field that is set."""
+        label, _, value = self.label.partition("=")
+        return (
+            (not self.token or key.token == self.token)
+            and (not self.name or fnmatch.fnmatchcase(key.name, self.name))
+            and (not label or (label in key.labels and value in ("", key.labels[label])))
+            and (
+                self.state is None
+                or any(self.state in (v.state, v.shown_state(now)) for v in key.versions)
+            )
+            and (
+                not (self.repository or self.role)
+                or any(
+                    (not self.repository or fnmatch.fnmatchcase(self.repository, b.repository))
+                    and (not self.role or fnmatch.fnmatchcase(self.role, b.role))
+                    for b in key.bindings
+                )
+            )
+        )
+
+
+def check_fields(
+    bindings: frozenset[Binding], labels: Mapping[str, str], rotation_period_s: int
+) -> None:
+    """Refuse bindings, labels and periods that cannot be meant.
+
+    Raises:
+        InvalidRequestError: naming the field.
+    """
+    if len(bindings) > _MAX_BINDINGS:
+        raise InvalidRequestError("bindings", f"at most {_MAX_BINDINGS}")
+    for binding in bindings:
+        for what, text in (("repository", binding.repository), ("role", binding.role)):
+            if not text or len(text) > _MAX_LABEL_CHARS or not text.isprintable() or " " in text:
+                raise InvalidRequestError(
+                    "bindings", f"the {what} is 1 to {_MAX_LABEL_CHARS} printable characters"
+                )
+    if len(labels) > _MAX_LABELS:
+        raise InvalidRequestError("labels", f"at most {_MAX_LABELS}")
+    for name, value in labels.items():
+        check_name("labels", name)
+        if len(value) > _MAX_LABEL_CHARS or not value.isprintable():
+            raise InvalidRequestError(
+                "labels", f"a value is at most {_MAX_LABEL_CHARS} printable characters"
+            )
+    if not 0 <= rotation_period_s < 2**40:
+        raise InvalidRequestError("rotation_period_s", "a number of seconds, 0 for never")
+
+
+def parse_label(label: str) -> tuple[str, int]:
+    """Split a CKA_LABEL NAME/N as keyd writes it; ("", 0) for any other."""
+    name, _, number = label.rpartition("/")
+    if not number.isascii() or not number.isdigit() or len(number) > 9 or number.startswith("0"):
+        return "", 0
+    try:
+        return check_name("label", name), int(number)
+    except InvalidRequestError:
+        return "", 0
+
+
+def label_order(found: TokenObject) -> tuple[str, int]:
+    """Order by name, then number, so that version 1 is adopted before version 2."""
+    return parse_label(found.label)

@@ -1,0 +1,225 @@
+"""What may be done to one key version: activate, enable, disable, destroy; and the freeze.
+
+Every change is an entry and its effects in one transaction. Destruction takes three steps by a
+person: schedule, wait, destroy; nothing here acts by itself, whatever the clock says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from keyd.enrolment import version_entry
+from keyd.errors import (
+    InvalidRequestError,
+    KeyNotFoundError,
+    KeyStateError,
+)
+from keyd.gate import Gate
+from keyd.model import (
+    Action,
+    AuditLog,
+    Caller,
+    Clock,
+    Device,
+    Effect,
+    EntryDraft,
+    Freeze,
+    Key,
+    KeyVersion,
+    Outcome,
+    Registry,
+    SetActive,
+    SetFreeze,
+    UpdateVersion,
+    VersionState,
+)
+
+MIN_DESTROY_WAIT_S = 86_400
+
+
+class Versions:
+    """The part of :class:`keyd.keys.Keys` that changes one version, or stops signing."""
+
+    def __init__(
+        self,
+        *,
+        gate: Gate,
+        registry: Registry,
+        device: Device,
+        audit: AuditLog,
+        clock: Clock,
+        check_clock: Callable[[], None],
+        destroy_wait_s: int,
+    ) -> None:
+        """``check_clock`` raises ClockError while the clock is not to be trusted."""
+        self._gate = gate
+        self._registry = registry
+        self._device = device
+        self._audit = audit
+        self._clock = clock
+        self._check_clock = check_clock
+        self._destroy_wait_s = destroy_wait_s
+
+    async def activate(self, caller: Caller, name: str, number: int, *, said: str = "") -> Key:
+        """Make an enabled version the one that signs by default."""
+        key, version = await self._authorized(caller, Action.ACTIVATE, name, number)
+        _expect(version, VersionState.ENABLED)
+        if key.active_version == number:
+            return key
+        effects = (SetActive(name, number, expect=key.active_version),)
+        return await self._change(caller, Action.ACTIVATE, key, version, effects, said)
+
+    async def enable(self, caller: Caller, name: str, number: int, *, said: str = "") -> Key:
+        """DISABLED -> ENABLED."""
+        key, version = await self._authorized(caller, Action.ENABLE, name, number)
+        _expect(version, VersionState.DISABLED)
+        effects = (UpdateVersion(name, number, version.state, VersionState.ENABLED),)
+        return await self._change(caller, Action.ENABLE, key, version, effects, said)
+
+    async def disable(self, caller: Caller, name: str, number: int, *, said: str = "") -> Key:
+        """ENABLED -> DISABLED."""
+        key, version = await self._authorized(caller, Action.DISABLE, name, number)
+        _expect(version, VersionState.ENABLED)
+        effects = (UpdateVersion(name, number, version.state, VersionState.DISABLED),)
+        return await self._change(caller, Action.DISABLE, key, version, effects, said)
+
+    async def schedule_destroy(
+        self, caller: Caller, name: str, number: int, *, wait_s: int = 0, said: str = ""
+    ) -> Key:
+        """Stop the version from signing and start its waiting time (seconds; 0: the default)."""
+        key, version = await self._authorized(caller, Action.DESTROY, name, number)
+        _expect(version, VersionState.ENABLED, VersionState.DISABLED)
+        wait_s = wait_s or self._destroy_wait_s
+        if wait_s < MIN_DESTROY_WAIT_S:
+            raise InvalidRequestError("wait_s", "a key waits at least one day for its destruction")
+        self._check_clock()
+        effects = (
+            UpdateVersion(
+                name,
+                number,
+                version.state,
+                VersionState.DESTROY_SCHEDULED,
+                destroy_after=self._clock.now() + timedelta(seconds=wait_s),
+            ),
+        )
+        return await self._change(
+            caller, "schedule-destroy", key, version, effects, said, alert=True
+        )
+
+    async def cancel_destroy(
+        self, caller: Caller, name: str, number: int, *, said: str = ""
+    ) -> Key:
+        """DESTROY_SCHEDULED -> DISABLED; the waiting time is forgotten."""
+        key, version = await self._authorized(caller, Action.DESTROY, name, number)
+        _expect(version, VersionState.DESTROY_SCHEDULED)
+        effects = (
+            UpdateVersion(
+                name, number, version.state, VersionState.DISABLED, clear_destroy_after=True
+            ),
+        )
+        return await self._change(caller, "cancel-destroy", key, version, effects, said)
+
+    async def destroy(self, caller: Caller, name: str, number: int, *, said: str = "") -> Key:
+        """Destroy the key pair on its token; only after the waiting time, and only on request.
+
+        Raises:
+            KeyStateError: the waiting time is not over (fact ``destroy_after``).
+            ClockError: the clock is not to be trusted.
+        """
+        key, version = await self._authorized(caller, Action.DESTROY, name, number)
+        _expect(version, VersionState.DESTROY_SCHEDULED)
+        self._check_clock()
+        if version.shown_state(self._clock.now()) is not VersionState.DESTROYABLE:
+            raise KeyStateError(
+                f"{version.name} waits until {version.destroy_after} for its destruction",
+                hint="come back then; nothing destroys it by itself",
+                version=version.name,
+                state=version.state,
+                destroy_after=version.destroy_after,
+            )
+        intent = version_entry(
+            caller, Action.DESTROY, key, version, said=said, message="about to be destroyed"
+        )
+        await self._audit.record(replace(intent, alert=True))
+        was_there = await self._device.destroy(key.token, version.object_id, version.public_key)
+        effects = (
+            UpdateVersion(
+                name, number, version.state, VersionState.DESTROYED, clear_destroy_after=True
+            ),
+        )
+        message = "destroyed on the token" if was_there else "it was gone from the token already"
+        return await self._change(
+            caller, Action.DESTROY, key, version, effects, said, alert=True, message=message
+        )
+
+    async def _authorized(
+        self, caller: Caller, action: Action, name: str, number: int
+    ) -> tuple[Key, KeyVersion]:
+        await self._gate.authorize(caller, action, name)
+        key = self._gate.existing(name)
+        version = key.find_version(number)
+        if version is None:
+            raise KeyNotFoundError(
+                f"{name} has no version {number}",
+                hint=f"keydctl key show {name}",
+                key=name,
+            )
+        return key, version
+
+    async def _change(
+        self,
+        caller: Caller,
+        action: str,
+        key: Key,
+        version: KeyVersion,
+        effects: Sequence[Effect],
+        said: str,
+        *,
+        alert: bool = False,
+        message: str = "",
+    ) -> Key:
+        entry = version_entry(caller, action, key, version, said=said, message=message)
+        await self._audit.record(replace(entry, alert=alert), effects)
+        return self._gate.existing(key.name)
+
+    # ------------------------------------------------------------------------------- freeze
+
+    async def freeze(self, caller: Caller, key: str, *, said: str = "") -> Sequence[Freeze]:
+        """Stop signing with one key, or with all (empty name); stands across restarts."""
+        return await self._set_freeze(caller, key, frozen=True, said=said)
+
+    async def unfreeze(self, caller: Caller, key: str, *, said: str = "") -> Sequence[Freeze]:
+        """End a freeze."""
+        return await self._set_freeze(caller, key, frozen=False, said=said)
+
+    async def _set_freeze(
+        self, caller: Caller, key: str, *, frozen: bool, said: str
+    ) -> Sequence[Freeze]:
+        await self._gate.authorize(caller, Action.FREEZE, key)
+        if key:
+            self._gate.existing(key)
+        entry = EntryDraft(
+            action="freeze" if frozen else "unfreeze",
+            outcome=Outcome.ALLOWED,
+            caller=caller,
+            key=key,
+            said=said,
+            message=f"signing with {key or 'all keys'} " + ("stopped" if frozen else "goes on"),
+            policy_hash=self._gate.policy_hash,
+            alert=True,
+        )
+        await self._audit.record(entry, (SetFreeze(key, frozen, caller.principal.id, said),))
+        return self._registry.freezes()
+
+
+def _expect(version: KeyVersion, *states: VersionState) -> None:
+    if version.state not in states:
+        wanted = " or ".join(states)
+        raise KeyStateError(
+            f"{version.name} is {version.state}, this needs {wanted}",
+            hint=f"keydctl key show {version.key}",
+            version=version.name,
+            state=version.state,
+        )
