@@ -1,0 +1,46 @@
+# make            what there is
+# make demo       the whole thing on real files, in under a minute
+# make test       every test
+PYTHON ?= python3
+PREFIX ?= /opt/keyd-server
+DESTDIR ?=
+export PYTHON PREFIX DESTDIR
+
+bin := .venv/bin
+
+.PHONY: help setup demo test lint protos bench soak run install uninstall
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is missing on this machine, and .venv
+	@.ci/setup
+
+demo: setup ## sign a TUF repository with keys on a token, and follow it with a stock client
+	@$(bin)/python docs/demo/demo.py
+
+test: setup ## run every test; a skip that this machine could run is a failure
+	@KEYD_TESTS_REQUIRE=softhsm $(bin)/python -m pytest -q -m 'not soak and not hardware' $(ARGS)
+
+lint: setup ## ruff, mypy --strict over package and tests, the import contracts
+	@$(bin)/ruff check .
+	@$(bin)/ruff format --check .
+	@$(bin)/mypy
+	@$(bin)/lint-imports
+
+protos: setup ## write keyd/v1 and keyd/device/v1 from protos/
+	@sh protos/generate.sh
+
+bench: setup ## throughput and latency next to a raw PKCS#11 loop of the same run
+	@$(bin)/python -m benchmarks.bench
+
+soak: setup ## the long load and kill runs (KEYD_SOAK_SECONDS each, default 60)
+	@KEYD_TESTS_REQUIRE=softhsm $(bin)/python -m pytest -q -m soak tests/e2e $(ARGS)
+
+run: setup ## a development daemon in the foreground, under ./dev
+	@$(bin)/keyd-server dev --dir dev
+
+install: ## commands, units and service user (as root); the same command upgrades
+	@sh systemd/install.sh install
+
+uninstall: ## remove what install made; configuration, state and user stay
+	@sh systemd/install.sh uninstall
