@@ -21,6 +21,11 @@ from keyd.model import (
     Statement,
 )
 
+RESERVED = "keyd/"
+"""Names that start so belong to the daemon (the log key); no grant reaches them."""
+
+_ON_RESERVED = frozenset({Action.LIST, Action.TOKENS, Action.AUDIT})
+
 
 class Gate:
     """Asks the policy on behalf of a caller."""
@@ -48,9 +53,12 @@ class Gate:
         Raises:
             PolicyDeniedError: no grant allows it; the text fits unknown and forbidden keys.
         """
-        decision = self._policy.decide(
-            caller.principal, action, name, statement=statement, context=context
-        )
+        if name.startswith(RESERVED) and action not in _ON_RESERVED:
+            decision = Decision(False, "reserved")
+        else:
+            decision = self._policy.decide(
+                caller.principal, action, name, statement=statement, context=context
+            )
         if not decision.allowed:
             what = f"{action} {name}".strip()
             raise PolicyDeniedError(
