@@ -1,0 +1,20 @@
+"""Who may do what: policy.toml as a pure function, deny by default.
+
+``parse_policy`` reads the text, ``FilePolicy`` is what the daemon asks and reloads.
+"""
+
+from keyd.policy.file import FilePolicy
+from keyd.policy.parse import parse_policy
+from keyd.policy.principals import parse_principal
+from keyd.policy.rules import Grant, GrantPolicy, Rule
+from keyd.policy.starter import starter_policy
+
+__all__ = [
+    "FilePolicy",
+    "Grant",
+    "GrantPolicy",
+    "Rule",
+    "parse_policy",
+    "parse_principal",
+    "starter_policy",
+]

@@ -1,0 +1,180 @@
+"""Recognising TUF and Notary metadata, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyd.content import MAX_PAYLOAD_BYTES, read
+from keyd.model import Statement
+
+OPAQUE = Statement()
+EXPIRES = "2027-01-01T00:00:00Z"
+
+
+def signed(**changes: Any) -> bytes:
+    fields = {"_type": "targets", "spec_version": "1.0.31", "version": 7, "expires": EXPIRES}
+    fields |= {"targets": {"a.whl": {}, "b.whl": {}}} | changes
+    return json.dumps({k: v for k, v in fields.items() if v is not None}).encode()
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind", "dialect", "version", "summary"),
+    [
+        (signed(), "targets", "tuf", 7, "targets v7, expires X, 2 targets, 0 delegations"),
+        (
+            signed(_type="snapshot", meta={"targets.json": {"version": 1}}),
+            "snapshot",
+            "tuf",
+            7,
+            "snapshot v7, expires X, 1 file",
+        ),
+        (
+            signed(_type="timestamp", meta={"snapshot.json": {"version": 12}}),
+            "timestamp",
+            "tuf",
+            7,
+            "timestamp v7, expires X, snapshot v12",
+        ),
+        (
+            signed(_type="root", roles={"root": {"keyids": ["a", "b"], "threshold": 2}}),
+            "root",
+            "tuf",
+            7,
+            "root v7, expires X, root 2 of 2",
+        ),
+        (
+            signed(_type="Timestamp", spec_version=None, meta={"snapshot": {"length": 884}}),
+            "timestamp",
+            "notary",
+            7,
+            "timestamp v7, expires X",
+        ),
+        (
+            signed(_type="Targets", spec_version=None, delegations={"keys": {}, "roles": [{}]}),
+            "targets",
+            "notary",
+            7,
+            "targets v7, expires X, 2 targets, 1 delegation",
+        ),
+        (signed(_type="root", roles=5), "root", "tuf", 7, "root v7, expires X"),
+        (b"\n " + signed(), "targets", "tuf", 7, "targets v7, expires X, 2 targets, 0 delegations"),
+        (
+            signed().replace(b"_type", b"\\u005ftype"),
+            "targets",
+            "tuf",
+            7,
+            "targets v7, expires X, 2 targets, 0 delegations",
+        ),
+        # canonical JSON leaves newlines bare, as in PEM keys
+        (
+            signed(note="A").replace(b'"A"', b'"-----BEGIN\nEND-----"'),
+            "targets",
+            "tuf",
+            7,
+            "targets v7, expires X, 2 targets, 0 delegations",
+        ),
+    ],
+)
+def test_metadata_is_recognised(
+    payload: bytes, kind: str, dialect: str, version: int, summary: str
+) -> None:
+    assert read(payload) == Statement(
+        kind, dialect, version, EXPIRES, summary.replace("X", EXPIRES)
+    )
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"{}",
+        b"\xff\xfe{",
+        b'["_type"]',
+        b'{"_type": ["root"], "version": 1}',
+        signed()[:-1],
+        signed(_type="ROOT"),
+        signed(_type="mirrors"),
+        signed(_type=None),
+        signed(version=0),
+        signed(version=-1),
+        signed(version=True),
+        signed(version=1.0),
+        signed(version="7"),
+        signed(version=None),
+        signed(version=2**63),
+        signed().replace(b" 7,", b" " + b"7" * 5000 + b","),
+        signed(expires=None),
+        signed(expires=5),
+        signed(expires=""),
+        signed(expires="2027\n01"),
+        signed(expires="\ud800"),
+        signed(expires="9" * 65),
+        signed(spec_version="2.0"),
+        signed(spec_version=1),
+        signed().replace(b'"version": 7', b'"version": 7, "version": 8'),
+        signed().replace(b'"a.whl": {}', b'"a.whl": {}, "a.whl": {}'),
+        signed().replace(b" 7,", b" NaN,"),
+        signed().decode().encode("utf-16"),
+        b"\xef\xbb\xbf" + signed(),
+        b'{"_type":' + b"[" * 200_000,
+        b'{"_type":' * 200_000,
+        signed(targets={"x" * MAX_PAYLOAD_BYTES: {}}),
+    ],
+    ids=lambda p: repr(p[:60]),
+)
+def test_everything_else_is_opaque(payload: bytes) -> None:
+    assert read(payload) == OPAQUE
+
+
+@given(
+    st.binary()
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["_type", "version", "expires", "meta", "roles", "root", "threshold"]
+                )
+                | st.text(max_size=3),
+                inner,
+                max_size=4,
+            )
+        ),
+    ).map(lambda v: json.dumps(v).encode())
+)
+def test_no_bytes_make_it_raise(payload: bytes) -> None:
+    assert isinstance(read(payload), Statement)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["meta", "roles", "targets", "delegations"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(
+                        ["root", "snapshot.json", "version", "keyids", "threshold", "roles"]
+                    ),
+                    inner,
+                    max_size=4,
+                )
+            ),
+        ),
+    ),
+    st.sampled_from(["root", "targets", "snapshot", "timestamp", "Root", "Snapshot"]),
+)
+def test_odd_insides_give_a_short_printable_summary(inside: dict[str, Any], type_: str) -> None:
+    statement = read(
+        signed(_type=type_, targets=None) if not inside else signed(_type=type_, **inside)
+    )
+
+    assert len(statement.summary) < 300
+    assert statement.summary.isprintable()
