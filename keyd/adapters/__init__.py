@@ -1,0 +1,1 @@
+"""Thin adapters: keyd's client in, the contract of another tool out."""

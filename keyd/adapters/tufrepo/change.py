@@ -1,0 +1,410 @@
+"""The only way to new metadata: stage, sign, converge, publish.
+
+What people decide (a new root, a new targets) is staged: written to staged/ before anybody is
+asked to sign it, and kept there until enough signatures are on it. Everything else converges:
+whatever does not verify under its delegator any more is made again, then snapshot and timestamp.
+Publishing is a list of renames, ordered so that a client finds a valid repository after each of
+them; a run that died is finished by running any changing command again.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from securesystemslib.signer import Key as TufKey
+from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, Targets, Timestamp
+
+from keyd.adapters.tufrepo import published as reading
+from keyd.adapters.tufrepo.folder import ROOT_COPY, Folder, file_name
+from keyd.adapters.tufrepo.keyring import KeyRing, Missing
+from keyd.adapters.tufrepo.published import Delegator, Published, delegator_of, verifies
+from keyd.adapters.tufrepo.settings import Settings
+from keyd.errors import RepositoryError, VersionTakenError
+
+_ATTEMPTS = 4
+_ROLES = ("root", "targets", "snapshot", "timestamp")
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Metadata in staged/ that needs more signatures. ``needs``: how many of ``missing``."""
+
+    role: str
+    version: int
+    path: str
+    needs: int
+    missing: tuple[Missing, ...]
+
+
+@dataclass(slots=True)
+class Report:
+    """What a command did. ``published``: file names in the order in which clients got them."""
+
+    published: list[str] = field(default_factory=list)
+    waiting: list[Waiting] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Change:
+    """One change of one repository; use it while the folder is locked.
+
+    ``skip``: keyids that shall not be asked for signatures (lost or stolen keys).
+    """
+
+    folder: Folder
+    settings: Settings
+    ring: KeyRing
+    now: Callable[[], datetime]
+    skip: Sequence[str] = ()
+    published: Published | None = None
+
+    def __post_init__(self) -> None:
+        self.published = reading.read(self.folder)
+        if self.published and not self.published.root.signed.consistent_snapshot:
+            raise RepositoryError(
+                "this repository has no consistent snapshots, so no change of it can be atomic",
+                hint=f"take it over: keydctl tuf migrate {self.folder.path}",
+            )
+
+    # ---------------------------------------------------------------- stage
+
+    def stage_root(self, edit: Callable[[Root], None]) -> bool:
+        """Stage the next root, edited; True when there is something to publish.
+
+        Raises:
+            RepositoryError: another root change is staged.
+        """
+        before = self.published.root if self.published else None
+        signed = copy.deepcopy(before.signed) if before else Root(consistent_snapshot=True)
+        edit(signed)
+        version = before.signed.version + 1 if before else 1
+        return self._stage("root", signed, before.signed if before else None, version)
+
+    def stage_targets(
+        self, role: str, edit: Callable[[Targets], None], *, new: bool = False
+    ) -> bool:
+        """Stage a targets role, edited; ``new`` for a delegated role without metadata.
+
+        Raises:
+            RepositoryError: no such role, or another change of it is staged.
+        """
+        known = self.published.targets if self.published else {}
+        if role not in known and not new:
+            raise RepositoryError(
+                f"there is no targets role {role}", hint=f"there are: {', '.join(known)}", role=role
+            )
+        before = known[role].signed if role in known else None
+        signed = copy.deepcopy(before) if before else Targets()
+        edit(signed)
+        return self._stage(role, signed, before, self.folder.highest_version(role) + 1)
+
+    def _stage(self, role: str, signed: Signed, before: Signed | None, version: int) -> bool:
+        staged = self._staged().get(role)
+        if staged is not None:
+            if _says(staged.signed) == _says(signed):
+                return True
+            raise RepositoryError(
+                f"{role} {staged.signed.version} is staged already and says something else",
+                hint=f"finish it with `keydctl tuf refresh {self.folder.path}`, or give it up by "
+                f"deleting {self.folder.staged_files()[role]}",
+                role=role,
+            )
+        if before is not None and _says(before) == _says(signed):
+            return False
+        self._write_staged(role, Metadata(signed), version)
+        return True
+
+    def renew(self, role: str) -> None:
+        """Stage a role as it is, with a new version and expiry."""
+        if role in self._staged():
+            return
+        before: Metadata[Any] | None = None
+        if self.published is not None:
+            before = self.published.root if role == "root" else self.published.targets.get(role)
+        if before is None:
+            raise RepositoryError(f"there is no role {role} to renew", role=role)
+        version = before.signed.version if role == "root" else self.folder.highest_version(role)
+        self._write_staged(role, Metadata(copy.deepcopy(before.signed)), version + 1)
+
+    def _write_staged(self, role: str, metadata: Metadata[Any], version: int) -> None:
+        metadata.signed.version = version
+        metadata.signed.expires = self._expiry(role)
+        metadata.signatures.clear()
+        self.folder.stage(role, version, metadata.to_bytes())
+
+    def _staged(self) -> dict[str, Metadata[Any]]:
+        return {
+            role: reading.parse(path, Root if role == "root" else Targets)
+            for role, path in self.folder.staged_files().items()
+        }
+
+    def _expiry(self, role: str) -> datetime:
+        days = timedelta(days=self.settings.days(role))
+        return (self.now() + days).replace(microsecond=0)
+
+    # ---------------------------------------------------------------- finish
+
+    def finish(self, *, refresh: bool = False) -> Report:
+        """Sign what is staged, make anew what has to follow, and publish.
+
+        ``refresh``: snapshot and timestamp are made anew even when nothing else changed.
+
+        Raises:
+            KeydError: snapshot or timestamp cannot be signed now; nothing was published.
+            RepositoryError: what would be published is not what a client accepts.
+        """
+        report = Report()
+        root = self._complete_root(report)
+        if root is None:
+            return report
+        old = self.published
+        targets = self._converge_targets(root, report)
+        if targets is None:
+            return report
+        former = old.targets if old else {}
+        changed = [role for role, made in targets.items() if made is not former.get(role)]
+        if old is None:
+            snapshot = self._snapshot(root, targets)
+            timestamp = self._timestamp(root, snapshot)
+        else:
+            snapshot, timestamp = old.snapshot, old.timestamp
+            if refresh or changed or not verifies(root.signed, "snapshot", snapshot):
+                snapshot = self._snapshot(root, targets)
+            if snapshot is not old.snapshot or not verifies(root.signed, "timestamp", timestamp):
+                timestamp = self._timestamp(root, snapshot)
+        state = Published(root, timestamp, snapshot, targets)
+        report.published = self._publish(state, changed)
+        self.published = state
+        for role in self._done(state):
+            self.folder.unstage(role)
+        return report
+
+    def _done(self, state: Published) -> set[str]:
+        current = {"root": state.root.signed.version}
+        current |= {role: m.signed.version for role, m in state.targets.items()}
+        return {
+            role
+            for role, metadata in self._staged().items()
+            if current.get(role, 0) >= metadata.signed.version
+        }
+
+    def _complete_root(self, report: Report) -> Metadata[Root] | None:
+        old = self.published.root if self.published else None
+        staged = self._staged().get("root")
+        if staged is None:
+            if old is None:
+                raise RepositoryError(f"{self.folder.path} has no root yet")
+            return old
+        if old is not None and staged.signed.version <= old.signed.version:
+            return old  # It was published by a run that died before it could clean up.
+        judges = [staged.signed] if old is None else [old.signed, staged.signed]
+        return self._collect("root", staged, judges, report) or old
+
+    def _converge_targets(
+        self, root: Metadata[Root], report: Report
+    ) -> dict[str, Metadata[Targets]] | None:
+        """All targets roles as they shall be; None when the top-level one waits for people."""
+        old = self.published
+        staged = self._staged()
+        current: dict[str, Metadata[Targets]] = {}
+        todo: list[tuple[Delegator, str]] = [(root.signed, "targets")]
+        while todo:
+            delegator, role = todo.pop(0)
+            if role in current:
+                continue
+            before = old.targets.get(role) if old else None
+            judges = [delegator]
+            former = delegator_of(old.root.signed, old.targets, role) if old else None
+            if former is not None and before is not None:
+                judges.insert(0, former)
+            wanted = staged.get(role)
+            made = before
+            if wanted and not (before and wanted.signed.version <= before.signed.version):
+                made = self._collect(role, wanted, judges, report)
+                if made is None and before and verifies(delegator, role, before):
+                    made = before  # The staged one waits for people; clients keep this one.
+            elif before is None and role == "targets":
+                made = self._collect(role, self._new_version(role, Targets()), judges, report)
+            elif before and not verifies(delegator, role, before):
+                again = self._new_version(role, before.signed)
+                made = self._collect(role, again, judges, report)
+            if made is not None:
+                current[role] = made
+                todo.extend((made.signed, child) for child in reading.delegated_names(made.signed))
+            elif role == "targets" or before is not None:
+                return None
+        return current
+
+    def _new_version(self, role: str, signed: Targets) -> Metadata[Targets]:
+        metadata = Metadata(copy.deepcopy(signed))
+        self._write_staged(role, metadata, self.folder.highest_version(role) + 1)
+        return metadata
+
+    def _collect(
+        self,
+        role: str,
+        metadata: Metadata[Any],
+        judges: Sequence[Delegator],
+        report: Report,
+    ) -> Metadata[Any] | None:
+        """Sign staged metadata with every key within reach of all that judge it; None, and a line
+        in the report, while the last judge (and for a root, each) is not satisfied."""
+        missing = self._sign(role, metadata, judges)
+        self.folder.stage(role, metadata.signed.version, metadata.to_bytes())
+        strict = judges if role == "root" else judges[-1:]
+        needs = max(_lacking(judge, role, metadata) for judge in strict)
+        if needs == 0:
+            return metadata
+        path = self.folder.staged_files()[role]
+        listed = {keyid for judge in strict for keyid in judge.get_delegated_role(role).keyids}
+        report.waiting.append(
+            Waiting(
+                role,
+                metadata.signed.version,
+                str(path),
+                needs,
+                tuple(m for m in missing if m.keyid in listed),
+            )
+        )
+        return None
+
+    def _sign(
+        self, role: str, metadata: Metadata[Any], judges: Iterable[Delegator]
+    ) -> list[Missing]:
+        keys: dict[str, TufKey] = {}
+        for judge in judges:
+            keys |= {k: judge.get_key(k) for k in judge.get_delegated_role(role).keyids}
+        for _ in range(_ATTEMPTS):
+            try:
+                return self.ring.sign(metadata, role, keys.values(), self.skip)
+            except VersionTakenError as e:
+                number = int(e.facts.get("next_version", "0"))
+                if role == "root" or number <= metadata.signed.version:
+                    raise
+                metadata.signed.version = number
+                metadata.signatures.clear()
+        raise RepositoryError(f"no version of {role} was free in {_ATTEMPTS} attempts", role=role)
+
+    # ---------------------------------------------------------------- snapshot and timestamp
+
+    def _snapshot(
+        self, root: Metadata[Root], targets: dict[str, Metadata[Targets]]
+    ) -> Metadata[Snapshot]:
+        old = self.published.snapshot.signed if self.published else None
+        signed = copy.deepcopy(old) if old else Snapshot()
+        for role, metadata in targets.items():
+            name = f"{role}.json"
+            signed.meta[name] = _listed(signed.meta.get(name), metadata)
+        signed.version = self.folder.highest_version("snapshot") + 1
+        made: Metadata[Snapshot] = self._online("snapshot", Metadata(signed), root)
+        return made
+
+    def _timestamp(self, root: Metadata[Root], snapshot: Metadata[Snapshot]) -> Metadata[Timestamp]:
+        old = self.published.timestamp.signed if self.published else None
+        signed = copy.deepcopy(old) if old else Timestamp()
+        signed.snapshot_meta = _listed(old.snapshot_meta if old else None, snapshot)
+        signed.version = old.version + 1 if old else 1
+        made: Metadata[Timestamp] = self._online("timestamp", Metadata(signed), root)
+        return made
+
+    def _online(self, role: str, metadata: Metadata[Any], root: Metadata[Root]) -> Metadata[Any]:
+        metadata.signed.expires = self._expiry(role)
+        judges = [root.signed]
+        if self.published is not None and self.published.root is not root:
+            judges.insert(0, self.published.root.signed)
+        missing = self._sign(role, metadata, judges)
+        if not verifies(root.signed, role, metadata):
+            listed = root.signed.get_delegated_role(role).keyids
+            lacking = [m for m in missing if m.keyid in listed]
+            raise_missing(role, lacking)
+        return metadata
+
+    # ---------------------------------------------------------------- publish
+
+    def _publish(self, state: Published, changed: Iterable[str]) -> list[str]:
+        old = self.published
+        files = [_file(role, state.targets[role]) for role in changed]
+        if old is None or state.snapshot is not old.snapshot:
+            files.append(_file("snapshot", state.snapshot))
+        switch = []
+        if old is None or state.timestamp is not old.timestamp:
+            switch.append(_file("timestamp", state.timestamp))
+        if old is None or state.root is not old.root:
+            root = [_file("root", state.root)]
+            if (self.folder.metadata / ROOT_COPY).exists():
+                root.append((ROOT_COPY, root[0][1]))
+            # A crash between two renames must leave what clients accept: either the new
+            # timestamp and all below it also verify under the old root, or the old ones
+            # verify under the new root.
+            if old is None or not switch or _accepts(old.root.signed, state):
+                switch = switch + root
+            elif _accepts(state.root.signed, old):
+                switch = root + switch
+            else:
+                self.folder.unstage("root")
+                raise RepositoryError(
+                    "neither root accepts what the other one does, so no order of publishing "
+                    "keeps the repository valid; the new root was given up",
+                    hint="the old keys could not sign: run it again with --without-old",
+                )
+        self.folder.publish(files + switch)
+        return [name for name, _ in files + switch]
+
+
+def raise_missing(role: str, missing: Sequence[Missing]) -> None:
+    """Raise why a role cannot be signed: the daemon's own error when there is just one reason.
+
+    Raises:
+        KeydError: always.
+    """
+    errors = [m.error for m in missing if m.error is not None]
+    if errors and len({e.reason for e in errors}) == 1 and len(errors) == len(missing):
+        raise errors[0]
+    raise RepositoryError(
+        f"{role} cannot be signed: " + "; ".join(f"{m.who}: {m.why}" for m in missing),
+        hint=next((e.hint for e in errors if e.hint), ""),
+        role=role,
+        missing=", ".join(m.keyid for m in missing),
+    )
+
+
+def _accepts(root: Root, state: Published) -> bool:
+    return (
+        verifies(root, "timestamp", state.timestamp)
+        and verifies(root, "snapshot", state.snapshot)
+        and verifies(root, "targets", state.targets["targets"])
+    )
+
+
+def _lacking(judge: Delegator, role: str, metadata: Metadata[Any]) -> int:
+    result = judge.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+    return max(0, result.missing)
+
+
+def _listed(before: MetaFile | None, metadata: Metadata[Any]) -> MetaFile:
+    """The entry for a file; with length and hashes only where there were some before."""
+    fresh = MetaFile(metadata.signed.version)
+    if before is not None:
+        fresh.unrecognized_fields = dict(before.unrecognized_fields)
+        data = metadata.to_bytes()
+        if before.length is not None:
+            fresh.length = len(data)
+        if before.hashes is not None:
+            measured = MetaFile.from_data(metadata.signed.version, data, list(before.hashes))
+            fresh.hashes = measured.hashes
+    return fresh
+
+
+def _file(role: str, metadata: Metadata[Any]) -> tuple[str, bytes]:
+    return file_name(role, metadata.signed.version), metadata.to_bytes()
+
+
+def _says(signed: Signed) -> dict[str, Any]:
+    content = signed.to_dict()
+    content.pop("version")
+    content.pop("expires")
+    return content

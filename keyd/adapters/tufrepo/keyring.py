@@ -1,0 +1,170 @@
+"""From a public key in metadata to whoever can sign for it.
+
+A keyid's URI comes from the command line, else from the settings, else the daemon is asked which
+of its keys has that public key. Any securesystemslib signer will do; ``keyd:`` ones get the
+repository and role as context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from securesystemslib.exceptions import UnverifiedSignatureError
+from securesystemslib.signer import Key as TufKey
+from securesystemslib.signer import Signer, SSlibKey
+from tuf.api.metadata import Metadata
+
+from keyd.adapters.tuf import KeydSigner, public_key_der
+from keyd.adapters.tufrepo.settings import Settings
+from keyd.adapters.uri import SCHEME, KeydUri
+from keyd.errors import KeydError, VersionTakenError
+from keyd.model import Key
+
+ListKeys = Callable[[], Iterable[Key]]
+"""Asks the daemon for all keys this caller may see."""
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A public key as it shall stand in metadata, and the URI that signs for it; the URI is
+    empty for a key of somebody else's."""
+
+    public: TufKey
+    uri: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A signature that could not be made now. ``who``: the URI, or what is known of the key.
+    ``error``: the daemon's own error, where it was one."""
+
+    keyid: str
+    who: str
+    why: str
+    error: KeydError | None = None
+
+
+@dataclass(slots=True)
+class KeyRing:
+    """Finds signers and signs.
+
+    ``extra``: URIs to try for keys that have none, keyid -> URIs, with "" for any key.
+    ``reason``: for the audit log. ``endpoint``, ``profile``: for URIs that name none.
+    """
+
+    settings: Settings
+    list_keys: ListKeys = tuple
+    extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    endpoint: str = ""
+    profile: str = ""
+    reason: str = ""
+    _held: dict[bytes, str] | None = None
+
+    def sign(
+        self, metadata: Metadata[Any], role: str, keys: Iterable[TufKey], skip: Sequence[str] = ()
+    ) -> list[Missing]:
+        """Add a signature of each key whose signer is within reach; say what is missing.
+
+        Signatures that are there and verify are kept, others removed. ``skip``: keyids that
+        shall not be asked.
+
+        Raises:
+            VersionTakenError: a daemon has signed other bytes at this version.
+        """
+        payload = metadata.signed_bytes
+        missing: list[Missing] = []
+        for key in keys:
+            there = metadata.signatures.pop(key.keyid, None)
+            if there is not None and _fits(key, there, payload):
+                metadata.signatures[key.keyid] = there
+            elif key.keyid in skip:
+                missing.append(Missing(key.keyid, self.who(key), "not asked"))
+            else:
+                missing.extend(self._sign_with(metadata, role, key, payload))
+        return missing
+
+    def _sign_with(
+        self, metadata: Metadata[Any], role: str, key: TufKey, payload: bytes
+    ) -> list[Missing]:
+        why = "no signer for it is known here"
+        error: KeydError | None = None
+        for uri in self._uris(key):
+            try:
+                signature = self._signer(uri, key, role).sign(payload)
+            except VersionTakenError:
+                raise
+            except KeydError as e:
+                why, error = e.message, e
+            except Exception as e:  # noqa: BLE001 - "may raise errors that are not documented" (Signer)
+                why = f"{type(e).__name__}: {e}"
+            else:
+                if _fits(key, signature, payload):
+                    metadata.signatures[key.keyid] = signature
+                    return []
+                why = f"{uri} does not hold this key"
+        return [Missing(key.keyid, self.who(key), why, error)]
+
+    def _signer(self, uri: str, key: TufKey, role: str) -> Signer:
+        if not uri.startswith(f"{SCHEME}:"):
+            return Signer.from_priv_key_uri(uri, key)
+        if not isinstance(key, SSlibKey):
+            raise ValueError(f"keyd cannot sign as {key.keytype} {key.scheme}")
+        return KeydSigner(self.complete(uri, role), key, reason=self.reason)
+
+    def complete(self, uri: str, role: str) -> KeydUri:
+        """A ``keyd:`` URI with this repository, the role, and the command's connection."""
+        parsed = KeydUri.parse(uri)
+        named = bool(parsed.endpoint or parsed.profile)
+        return replace(
+            parsed,
+            repository=parsed.repository or self.settings.repository,
+            role=parsed.role or role,
+            endpoint=parsed.endpoint if named else self.endpoint,
+            profile=parsed.profile if named else self.profile,
+        )
+
+    def uri_of(self, key: TufKey) -> str:
+        """The first URI known for a key, or empty."""
+        return next(iter(self._uris(key, ask=False)), "")
+
+    def who(self, key: TufKey) -> str:
+        """What to call a key when speaking to people."""
+        return self.uri_of(key) or f"{key.keytype} key {key.keyid[:16]}"
+
+    def _uris(self, key: TufKey, *, ask: bool = True) -> Iterable[str]:
+        yield from self.extra.get(key.keyid, ())
+        known = self.settings.signers.get(key.keyid, "")
+        if known:
+            yield known
+        elif ask and isinstance(key, SSlibKey):
+            yield from self._ask_daemon(key)
+        if ask:
+            yield from self.extra.get("", ())
+
+    def _ask_daemon(self, key: SSlibKey) -> Iterable[str]:
+        if self._held is None:
+            try:
+                self._held = {
+                    version.public_key: str(KeydUri(held.name))
+                    for held in self.list_keys()
+                    for version in held.versions
+                    if version.public_key
+                }
+            except KeydError:
+                self._held = {}  # Without a daemon the key simply stays unknown.
+        try:
+            uri = self._held.get(public_key_der(key))
+        except ValueError:
+            return
+        if uri is not None:
+            yield uri
+
+
+def _fits(key: TufKey, signature: Any, payload: bytes) -> bool:
+    try:
+        key.verify_signature(signature, payload)
+    except UnverifiedSignatureError:
+        return False
+    return True
