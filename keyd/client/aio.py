@@ -1,0 +1,269 @@
+"""The client for asyncio programs: the same methods, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import functools
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import grpc
+import grpc.aio
+
+from keyd.client import calls, signcalls
+from keyd.client.call import Call, Pages
+from keyd.client.checkpoints import default_folder
+from keyd.client.endpoint import Endpoint, find_endpoint
+from keyd.client.failures import from_call
+from keyd.client.link import OPTIONS, SHOW_TIMEOUT_S, Link, credentials
+from keyd.client.retry import RETRIES, Retries
+from keyd.errors import KeydError
+from keyd.model import Entry, SignRequest
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_CHUNKS_IN_FLIGHT = 4
+
+
+def _method(
+    make: Callable[P, Call[T]],
+) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
+    """The method that carries out a call."""
+
+    @functools.wraps(make)
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._do(make(*args, **kwargs))
+
+    return method
+
+
+def _paged(make: Callable[P, Pages[T]]) -> Callable[Concatenate[AsyncClient, P], AsyncIterator[T]]:
+    """The method that walks through pages."""
+
+    @functools.wraps(make)
+    def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
+        return self._walk(make(*args, **kwargs))
+
+    return method
+
+
+class AsyncClient:
+    """Talks to one daemon over one connection, opened at the first call.
+
+    Use it from one event loop. Otherwise as :class:`keyd.client.Client`; checks that take long
+    run in a thread.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint | str = "",
+        *,
+        profile: str = "",
+        deadline_s: float | None = None,
+        retries: Retries = RETRIES,
+        checkpoints: Path | None = None,
+        keep_checkpoints: bool = True,
+    ) -> None:
+        """Find the daemon (see :func:`keyd.client.endpoint.find_endpoint`); opens nothing yet.
+
+        Raises:
+            ConfigError: a bad endpoint, profile or client.toml.
+            ServerGoneError: nothing was named and there is no socket at the usual places.
+        """
+        if isinstance(endpoint, str):
+            endpoint = find_endpoint(endpoint, profile)
+        folder = (checkpoints or default_folder()) if keep_checkpoints else None
+        self._link = Link(endpoint, folder)
+        self._channel: list[grpc.aio.Channel] = []
+        self._deadline_s = endpoint.deadline_s if deadline_s is None else deadline_s
+        self._retries = retries
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls in flight end with an error."""
+        while self._channel:
+            await self._channel.pop().close()
+
+    def with_deadline(self, deadline_s: float) -> AsyncClient:
+        """The same client on the same connection, with another deadline in seconds."""
+        other = copy.copy(self)
+        other._deadline_s = deadline_s
+        return other
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The daemon this client talks to."""
+        return self._link.endpoint
+
+    @property
+    def checkpoint_verdict(self) -> str:
+        """What the daemon said about the kept checkpoint: empty, same, ahead, behind,
+        inconsistent or foreign."""
+        return self._link.kept.verdict
+
+    def forget_checkpoint(self) -> bool:
+        """Drop the kept checkpoint, after the daemon was set up anew; False: there was none."""
+        return self._link.kept.forget()
+
+    sign = _method(signcalls.sign)
+    sign_one = _method(signcalls.sign_one)
+    create_key = _method(calls.create_key)
+    list_keys = _paged(calls.list_keys)
+    get_key = _method(calls.get_key)
+    rotate = _method(calls.rotate)
+    activate = _method(calls.activate)
+    enable = _method(calls.enable)
+    disable = _method(calls.disable)
+    schedule_destroy = _method(calls.schedule_destroy)
+    cancel_destroy = _method(calls.cancel_destroy)
+    destroy = _method(calls.destroy)
+    adopt = _method(calls.adopt)
+    adopt_labelled = _method(calls.adopt_labelled)
+    update = _method(calls.update)
+    freeze = _method(calls.freeze)
+    unfreeze = _method(calls.unfreeze)
+    list_tokens = _method(calls.list_tokens)
+    unlock = _method(calls.unlock)
+    lock = _method(calls.lock)
+    list_objects = _method(calls.list_objects)
+    list_entries = _paged(calls.list_entries)
+    checkpoint = _method(calls.checkpoint)
+    prove_inclusion = _method(calls.prove_inclusion)
+    prove_consistency = _method(calls.prove_consistency)
+    whoami = _method(calls.whoami)
+    status = _method(calls.status)
+
+    async def sign_batch(
+        self, requests: Sequence[SignRequest], *, request_id: str = ""
+    ) -> list[signcalls.Outcome]:
+        """Sign many: one signature or error for each request, in the order given.
+
+        They travel in messages of up to 10 000 items, several at a time; each signature is
+        checked. When some messages fail as a whole, their items carry that error.
+
+        Raises:
+            KeydError: not one message was answered.
+        """
+        batch = signcalls.Batch(requests, self._retries, request_id)
+        until = time.monotonic() + self._deadline_s
+        in_flight = asyncio.Semaphore(_CHUNKS_IN_FLIGHT)
+
+        async def send(chunk: signcalls.Chunk) -> None:
+            async with in_flight:
+                try:
+                    batch.take(chunk.numbers, (await self._do(chunk.call, until))[0])
+                except KeydError as e:
+                    batch.take(chunk.numbers, e)
+
+        while True:
+            async with asyncio.TaskGroup() as group:
+                for chunk in batch.chunks():
+                    group.create_task(send(chunk))
+            wait_s = batch.wait_s(until - time.monotonic())
+            if wait_s is None:
+                return batch.outcomes()
+            await asyncio.sleep(wait_s)
+
+    async def tail(self, start_index: int = -1) -> AsyncIterator[Entry]:
+        """Entries from ``start_index`` on (-1: new ones only), then each as it becomes durable.
+
+        Ends only when the caller stops; no deadline.
+        """
+        request = calls.tail(start_index)
+        method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes]
+        method = self._open().unary_stream(request.path)
+        stream = method(request.body)
+        try:
+            async for raw in stream:
+                yield request.decode(raw)
+        except grpc.aio.AioRpcError as e:
+            raise self._failure(e) from e
+        finally:
+            stream.cancel()
+
+    async def _walk(self, pages: Pages[T]) -> AsyncIterator[T]:
+        token = ""
+        while True:
+            page = await self._do(pages(token))
+            for item in page.items:
+                yield item
+            token = page.next_token
+            if not token:
+                return
+
+    async def _do(self, request: Call[T], until: float | None = None) -> T:
+        until = time.monotonic() + self._deadline_s if until is None else until
+        done = 0
+        while True:
+            try:
+                raw = await self._send(request, until - time.monotonic())
+                decode = request.decode
+                answer = await asyncio.to_thread(decode, raw) if request.heavy else decode(raw)
+                break
+            except KeydError as e:
+                wait_s = self._retries.wait_s(
+                    e,
+                    done,
+                    until - time.monotonic(),
+                    repeatable=request.repeatable,
+                    answered=self._link.answered,
+                )
+                if wait_s is None:
+                    raise
+            await asyncio.sleep(wait_s)
+            done += 1
+        self._link.answered = True
+        await self._show_kept()
+        note = request.note_of(answer)
+        if note:
+            await asyncio.to_thread(self._link.kept.offer, note)
+        return answer
+
+    async def _send(self, request: Call[T], timeout_s: float) -> bytes:
+        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+        method = self._open().unary_unary(request.path)
+        try:
+            return await method(request.body, timeout=max(timeout_s, 0.0))
+        except grpc.aio.AioRpcError as e:
+            raise self._failure(e) from e
+
+    async def _show_kept(self) -> None:
+        note = self._link.note_to_show()
+        if note:
+            question = calls.show_checkpoint(note)
+            try:
+                verdict = question.decode(await self._send(question, SHOW_TIMEOUT_S))
+            except KeydError:
+                return  # it is a service to the daemon; not every caller may offer it
+            self._link.kept.judge(verdict)
+
+    def _open(self) -> grpc.aio.Channel:
+        if not self._channel:
+            tls = credentials(self.endpoint)
+            target = self.endpoint.target
+            self._channel.append(
+                grpc.aio.insecure_channel(target, OPTIONS)
+                if tls is None
+                else grpc.aio.secure_channel(target, tls, OPTIONS)
+            )
+        return self._channel[0]
+
+    def _failure(self, error: grpc.aio.AioRpcError) -> KeydError:
+        return from_call(
+            error.code(), error.details() or "", error.trailing_metadata() or (), self.endpoint
+        )

@@ -1,0 +1,263 @@
+"""The client for programs with threads, or with none."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Concatenate, ParamSpec, TypeVar
+
+import grpc
+
+from keyd.client import calls, signcalls
+from keyd.client.call import Call, Pages
+from keyd.client.checkpoints import default_folder
+from keyd.client.endpoint import Endpoint, find_endpoint
+from keyd.client.failures import from_call
+from keyd.client.link import OPTIONS, SHOW_TIMEOUT_S, Link, credentials
+from keyd.client.retry import RETRIES, Retries
+from keyd.errors import KeydError
+from keyd.model import Entry, SignRequest
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_CHUNKS_IN_FLIGHT = 4
+
+
+def _method(make: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
+    """The method that carries out a call."""
+
+    @functools.wraps(make)
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._do(make(*args, **kwargs))
+
+    return method
+
+
+def _paged(make: Callable[P, Pages[T]]) -> Callable[Concatenate[Client, P], Iterator[T]]:
+    """The method that walks through pages."""
+
+    @functools.wraps(make)
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return self._walk(make(*args, **kwargs))
+
+    return method
+
+
+class Client:
+    """Talks to one daemon; one connection, opened at the first call, shared by all threads.
+
+    Each call waits at most ``deadline_s`` in all, repetitions included. Every signature is checked
+    here before it is returned. ``checkpoints``: folder where the newest checkpoint is kept, by
+    default the user's. All methods raise KeydError subclasses.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint | str = "",
+        *,
+        profile: str = "",
+        deadline_s: float | None = None,
+        retries: Retries = RETRIES,
+        checkpoints: Path | None = None,
+        keep_checkpoints: bool = True,
+    ) -> None:
+        """Find the daemon (see :func:`keyd.client.endpoint.find_endpoint`); opens nothing yet.
+
+        Raises:
+            ConfigError: a bad endpoint, profile or client.toml.
+            ServerGoneError: nothing was named and there is no socket at the usual places.
+        """
+        if isinstance(endpoint, str):
+            endpoint = find_endpoint(endpoint, profile)
+        folder = (checkpoints or default_folder()) if keep_checkpoints else None
+        self._link = Link(endpoint, folder)
+        self._channel: list[grpc.Channel] = []
+        self._deadline_s = endpoint.deadline_s if deadline_s is None else deadline_s
+        self._retries = retries
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; calls in flight end with an error."""
+        with self._link.lock:
+            while self._channel:
+                self._channel.pop().close()
+
+    def with_deadline(self, deadline_s: float) -> Client:
+        """The same client on the same connection, with another deadline in seconds."""
+        other = copy.copy(self)
+        other._deadline_s = deadline_s
+        return other
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The daemon this client talks to."""
+        return self._link.endpoint
+
+    @property
+    def checkpoint_verdict(self) -> str:
+        """What the daemon said about the kept checkpoint: empty, same, ahead, behind,
+        inconsistent or foreign."""
+        return self._link.kept.verdict
+
+    def forget_checkpoint(self) -> bool:
+        """Drop the kept checkpoint, after the daemon was set up anew; False: there was none."""
+        return self._link.kept.forget()
+
+    sign = _method(signcalls.sign)
+    sign_one = _method(signcalls.sign_one)
+    create_key = _method(calls.create_key)
+    list_keys = _paged(calls.list_keys)
+    get_key = _method(calls.get_key)
+    rotate = _method(calls.rotate)
+    activate = _method(calls.activate)
+    enable = _method(calls.enable)
+    disable = _method(calls.disable)
+    schedule_destroy = _method(calls.schedule_destroy)
+    cancel_destroy = _method(calls.cancel_destroy)
+    destroy = _method(calls.destroy)
+    adopt = _method(calls.adopt)
+    adopt_labelled = _method(calls.adopt_labelled)
+    update = _method(calls.update)
+    freeze = _method(calls.freeze)
+    unfreeze = _method(calls.unfreeze)
+    list_tokens = _method(calls.list_tokens)
+    unlock = _method(calls.unlock)
+    lock = _method(calls.lock)
+    list_objects = _method(calls.list_objects)
+    list_entries = _paged(calls.list_entries)
+    checkpoint = _method(calls.checkpoint)
+    prove_inclusion = _method(calls.prove_inclusion)
+    prove_consistency = _method(calls.prove_consistency)
+    whoami = _method(calls.whoami)
+    status = _method(calls.status)
+
+    def sign_batch(
+        self, requests: Sequence[SignRequest], *, request_id: str = ""
+    ) -> list[signcalls.Outcome]:
+        """Sign many: one signature or error for each request, in the order given.
+
+        They travel in messages of up to 10 000 items, several at a time; each signature is
+        checked. When some messages fail as a whole, their items carry that error.
+
+        Raises:
+            KeydError: not one message was answered.
+        """
+        batch = signcalls.Batch(requests, self._retries, request_id)
+        until = time.monotonic() + self._deadline_s
+        with ThreadPoolExecutor(_CHUNKS_IN_FLIGHT, "keyd-batch") as pool:
+
+            def send(chunk: signcalls.Chunk) -> None:
+                try:
+                    batch.take(chunk.numbers, self._do(chunk.call, until)[0])
+                except KeydError as e:
+                    batch.take(chunk.numbers, e)
+
+            while True:
+                for done in [pool.submit(send, chunk) for chunk in batch.chunks()]:
+                    done.result()
+                wait_s = batch.wait_s(until - time.monotonic())
+                if wait_s is None:
+                    return batch.outcomes()
+                time.sleep(wait_s)
+
+    def tail(self, start_index: int = -1) -> Iterator[Entry]:
+        """Entries from ``start_index`` on (-1: new ones only), then each as it becomes durable.
+
+        Ends only when the caller stops; no deadline.
+        """
+        request = calls.tail(start_index)
+        method: grpc.UnaryStreamMultiCallable[bytes, bytes]
+        method = self._open().unary_stream(request.path)
+        stream = method(request.body)
+        try:
+            for raw in stream:
+                yield request.decode(raw)
+        except grpc.RpcError as e:
+            raise self._failure(e) from e
+        finally:
+            stream.cancel()
+
+    def _walk(self, pages: Pages[T]) -> Iterator[T]:
+        token = ""
+        while True:
+            page = self._do(pages(token))
+            yield from page.items
+            token = page.next_token
+            if not token:
+                return
+
+    def _do(self, request: Call[T], until: float | None = None) -> T:
+        until = time.monotonic() + self._deadline_s if until is None else until
+        done = 0
+        while True:
+            try:
+                answer = request.decode(self._send(request, until - time.monotonic()))
+                break
+            except KeydError as e:
+                wait_s = self._retries.wait_s(
+                    e,
+                    done,
+                    until - time.monotonic(),
+                    repeatable=request.repeatable,
+                    answered=self._link.answered,
+                )
+                if wait_s is None:
+                    raise
+            time.sleep(wait_s)
+            done += 1
+        self._link.answered = True
+        self._show_kept()
+        self._link.kept.offer(request.note_of(answer))
+        return answer
+
+    def _send(self, request: Call[T], timeout_s: float) -> bytes:
+        method: grpc.UnaryUnaryMultiCallable[bytes, bytes]
+        method = self._open().unary_unary(request.path)
+        try:
+            return method(request.body, timeout=max(timeout_s, 0.0))
+        except grpc.RpcError as e:
+            raise self._failure(e) from e
+
+    def _show_kept(self) -> None:
+        note = self._link.note_to_show()
+        if note:
+            question = calls.show_checkpoint(note)
+            try:
+                verdict = question.decode(self._send(question, SHOW_TIMEOUT_S))
+            except KeydError:
+                return  # it is a service to the daemon; not every caller may offer it
+            self._link.kept.judge(verdict)
+
+    def _open(self) -> grpc.Channel:
+        with self._link.lock:
+            if not self._channel:
+                tls = credentials(self.endpoint)
+                target = self.endpoint.target
+                self._channel.append(
+                    grpc.insecure_channel(target, OPTIONS)
+                    if tls is None
+                    else grpc.secure_channel(target, tls, OPTIONS)
+                )
+            return self._channel[0]
+
+    def _failure(self, error: grpc.RpcError) -> KeydError:
+        assert isinstance(error, grpc.Call)
+        return from_call(
+            error.code(), error.details() or "", error.trailing_metadata() or (), self.endpoint
+        )

@@ -1,0 +1,167 @@
+"""What the client answers with: immutable, checked, independent of protobuf.
+
+Nouns that the daemon and the client share come from :mod:`keyd.model`; here stand those that only
+a client sees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from keyd import model
+from keyd.model import Digest, Encoding, Scheme, VersionState
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A signature the client has checked itself.
+
+    ``key_version``: KEY/versions/N. ``signature``: in ``encoding``; empty for a dry run, whose
+    ``log_index`` is -1. ``keyid``: the version's TUF keyid. ``public_key``: DER
+    SubjectPublicKeyInfo (RFC 5280). ``digest``: what was signed; for Ed25519 the message's
+    SHA-256. ``replayed``: the stored signature of an earlier identical request. ``summary``: what
+    the daemon read in the payload. ``unbound``: the key signs anything. ``checkpoint``: a C2SP
+    signed note, now and then.
+    """
+
+    key_version: str
+    signature: bytes
+    encoding: Encoding
+    scheme: Scheme
+    keyid: str
+    digest: Digest
+    public_key: bytes
+    log_index: int
+    replayed: bool = False
+    rule: str = ""
+    summary: str = ""
+    request_id: str = ""
+    unbound: bool = False
+    checkpoint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Key(model.Key):
+    """A key as the daemon shows it. ``frozen``: who stopped it and why, or empty."""
+
+    frozen: str = ""
+
+    def is_staged(self, number: int) -> bool:
+        """True for an enabled version newer than the active one: it signs only on demand."""
+        version = self.find_version(number)
+        return (
+            version is not None
+            and number > self.active_version > 0
+            and version.state is VersionState.ENABLED
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenObject(model.TokenObject):
+    """A key pair on a token. ``registered_as``: KEY/versions/N, or empty."""
+
+    registered_as: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What AdoptKey registered, and what it left alone, each with the reason."""
+
+    keys: tuple[Key, ...]
+    skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint(model.Checkpoint):
+    """A signed tree head. ``verifier_keys``: C2SP ``name+hash+key`` lines that check the note."""
+
+    verifier_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InclusionProof:
+    """``hashes`` lead from the entry's leaf to the root of ``tree_size`` (RFC 6962, 2.1.1)."""
+
+    entry: model.Entry
+    tree_size: int
+    hashes: tuple[bytes, ...]
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistencyProof:
+    """The tree of ``old_size`` is a prefix of that of ``new_size`` (RFC 6962, 2.1.2)."""
+
+    old_size: int
+    new_size: int
+    hashes: tuple[bytes, ...]
+    old_root_hash: bytes
+    new_root_hash: bytes
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class WhoAmI:
+    """The caller as the daemon sees it; ``grants`` are readable lines."""
+
+    principal: str
+    method: str
+    certificate_sha256: str
+    certificate_not_after: datetime | None
+    is_group: bool
+    grants: tuple[str, ...]
+    server_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """State of the daemon. ``health``: SERVING, DEGRADED or NOT_SIGNING."""
+
+    server_version: str
+    started_at: datetime | None
+    health: str
+    problems: tuple[str, ...]
+    keys: int
+    log_size: int
+    uncheckpointed: int
+    freezes: tuple[str, ...]
+    policy_sha256: str
+    unbound_keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFilter:
+    """Which keys to list; all set filters have to match. ``label``: NAME or NAME=VALUE."""
+
+    token: str = ""
+    repository: str = ""
+    role: str = ""
+    state: VersionState | None = None
+    label: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryFilter:
+    """Which entries to list; all set filters have to match.
+
+    ``decision``: allowed, refused or failed. ``since`` is inclusive, ``until`` exclusive.
+    ``signature_sha256``: hex, of the signature as it left the daemon.
+    """
+
+    key: str = ""
+    principal: str = ""
+    action: str = ""
+    decision: str = ""
+    digest: str = ""
+    keyid: str = ""
+    request_id: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+    start_index: int = 0
+    signature_sha256: str = ""
+
+
+ALL_KEYS = KeyFilter()
+ALL_ENTRIES = EntryFilter()
