@@ -1,0 +1,224 @@
+"""Audit entries as rows: appends groups of them, finds them by their fields."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, func, null, select
+
+from keyd.errors import InvalidRequestError
+from keyd.model import (
+    Entry,
+    EntryFilter,
+    EntryPage,
+    NewEntry,
+    SignatureKey,
+    StoredSignature,
+)
+from keyd.store.schema import entries, to_microseconds
+
+# Many rows in one statement: each statement gives the interpreter's lock away and has to win it
+# back from a busy event loop, which a statement for each row would do a thousand times a group.
+_CHUNKS = (128, 16, 1)
+_LOOKUP_CHUNK = 1000
+
+
+@lru_cache(maxsize=16)
+def _insert_sql(rows: int, mark: str) -> str:
+    names = ", ".join(column.name for column in entries.columns)
+    row = "(" + ", ".join([mark] * len(entries.columns)) + ")"
+    return f"INSERT INTO entries ({names}) VALUES " + ", ".join([row] * rows)  # noqa: S608
+
+
+def insert_entries(connection: Connection, new: Sequence[NewEntry]) -> None:
+    """Append rows, in as few statements as the driver takes."""
+    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    start = 0
+    for size in _CHUNKS:
+        while len(new) - start >= size:
+            values: list[Any] = []
+            for entry in new[start : start + size]:
+                values += _row(entry)
+            connection.exec_driver_sql(_insert_sql(size, mark), tuple(values))
+            start += size
+
+
+def _row(entry: NewEntry) -> tuple[Any, ...]:
+    """The columns of schema.entries, in their order."""
+    draft = entry.draft
+    return (
+        entry.log_index,
+        to_microseconds(entry.time),
+        entry.body,
+        entry.leaf_hash,
+        draft.action,
+        draft.outcome.value,
+        draft.caller.principal.id,
+        draft.key or None,
+        draft.version or None,
+        draft.keyid or None,
+        bytes.fromhex(draft.fingerprint) if draft.fingerprint else None,
+        draft.scheme or None,
+        draft.digest.value if draft.digest else None,
+        _mark(draft.digest.value) if draft.digest else None,
+        draft.caller.request_id or None,
+        _mark(bytes.fromhex(draft.signature_sha256[:16])) if draft.signature_sha256 else None,
+        entry.signature,
+        0 if entry.signature is None else 1,
+    )
+
+
+def _mark(value: bytes) -> int:
+    """The first 8 bytes of a hash as both databases hold a number."""
+    return int.from_bytes(value[:8], "big", signed=True)
+
+
+def find_signatures(
+    connection: Connection, wanted: Sequence[SignatureKey]
+) -> dict[SignatureKey, StoredSignature]:
+    """The oldest kept signature for each of the wanted that has one."""
+    by_row = {(w.principal, w.key, w.version, w.scheme.value, w.digest.value): w for w in wanted}
+    marks = list({_mark(w.digest.value) for w in wanted})
+    found: dict[SignatureKey, StoredSignature] = {}
+    columns = entries.c
+    for start in range(0, len(marks), _LOOKUP_CHUNK):
+        rows = connection.execute(
+            select(
+                columns.principal,
+                columns.key,
+                columns.version,
+                columns.scheme,
+                columns.digest,
+                columns.signature,
+                columns.idx,
+            )
+            .where(columns.digest_mark.in_(marks[start : start + _LOOKUP_CHUNK]), columns.kept == 1)
+            .order_by(columns.idx.desc())
+        )
+        for principal, key, version, scheme, digest, signature, idx in rows:
+            match = by_row.get((principal, key, version, scheme, digest))
+            if match is not None:
+                found[match] = StoredSignature(signature, idx)
+    return found
+
+
+def list_entries(
+    connection: Connection, wanted: EntryFilter, page_size: int, after: int | None
+) -> EntryPage:
+    """One page of matching entries in the log's order (or against it, ``descending``).
+
+    Raises:
+        InvalidRequestError: a digest or signature hash is no hex.
+    """
+    query = select(entries.c.idx, entries.c.body).where(*_conditions(wanted))
+    query = _between(connection, query, wanted, after)
+    order = entries.c.idx.desc() if wanted.descending else entries.c.idx.asc()
+    rows = connection.execute(query.order_by(order).limit(page_size + 1)).all()
+    found = [Entry(row.idx, row.body, json.loads(row.body)) for row in rows[:page_size]]
+    next_after = rows[page_size - 1].idx if len(rows) > page_size else None
+    if wanted.signature_sha256:
+        # The column holds 8 bytes of it; the body has all.
+        whole = wanted.signature_sha256.lower()
+        found = [entry for entry in found if entry.fields.get("signature_sha256") == whole]
+    return EntryPage(tuple(found), next_after)
+
+
+def _conditions(wanted: EntryFilter) -> list[ColumnElement[bool]]:
+    """The filter's conditions, the most selective one free to use its index.
+
+    The others are kept from theirs: without statistics a database may take the caller's index,
+    with a million entries, where the digest's has one.
+    """
+    columns = entries.c
+    sought: list[tuple[ColumnElement[Any], Any]] = []
+    if wanted.digest:
+        digest = _parse_hex("digest", wanted.digest, (32, 48, 64))
+        sought += [(columns.digest_mark, _mark(digest)), (columns.digest, digest)]
+    if wanted.signature_sha256:
+        signature = _parse_hex("signature_sha256", wanted.signature_sha256, (32,))
+        sought.append((columns.signature_mark, _mark(signature)))
+    named: tuple[tuple[ColumnElement[Any], Any], ...] = (
+        (columns.request_id, wanted.request_id),
+        (columns.fingerprint, _parse_hex("fingerprint", wanted.fingerprint, (0, 32))),
+        (columns.keyid, wanted.keyid),
+        (columns.key, wanted.key),
+        (columns.outcome, wanted.outcome),
+        (columns.action, wanted.action),
+        (columns.principal, wanted.principal),
+        (columns.version, wanted.version),
+    )
+    sought += [(column, value) for column, value in named if value]
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.digest:
+        conditions.append(columns.digest_mark.is_not(None))
+    for number, (column, value) in enumerate(sought):
+        conditions.append((column if number == 0 else _unindexed(column)) == value)
+    # Words the partial indexes' conditions, else they cannot be used.
+    if wanted.action and wanted.action != "sign":
+        conditions.append(columns.action != "sign")
+    if wanted.outcome and wanted.outcome != "allowed":
+        conditions.append(columns.outcome != "allowed")
+    return conditions
+
+
+def _unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The same value as an expression no index holds."""
+    return func.coalesce(column, null())
+
+
+def _parse_hex(field: str, text: str, sizes: tuple[int, ...]) -> bytes:
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError:
+        raw = None
+    if raw is None or len(raw) not in sizes:
+        raise InvalidRequestError(field, f"{text[:140]!r} is not the hex of a hash")
+    return raw
+
+
+def _between(
+    connection: Connection, query: Select[Any], wanted: EntryFilter, after: int | None
+) -> Select[Any]:
+    """Bounds on the index: start, page, and the times, which grow with the index."""
+    idx, time = entries.c.idx, entries.c.time
+    if wanted.start_index > 0:
+        query = query.where(idx >= wanted.start_index)
+    if after is not None:
+        query = query.where(idx < after if wanted.descending else idx > after)
+    # Only where a person accepted a clock that was set back may a later entry be earlier.
+    set_back = connection.execute(
+        select(idx).where(entries.c.action == "clock-accept", entries.c.action != "sign").limit(1)
+    ).first()
+    for moment, keep in ((wanted.since, time.__ge__), (wanted.until, time.__lt__)):
+        if moment is None:
+            continue
+        query = query.where(keep(to_microseconds(moment)))
+        if set_back is None:
+            bound = _first_at(connection, moment)
+            query = query.where(idx >= bound if moment is wanted.since else idx < bound)
+    return query
+
+
+def _first_at(connection: Connection, moment: datetime) -> int:
+    """The index of the first entry at or after a moment, or one past the end."""
+    first = connection.execute(
+        select(entries.c.idx)
+        .where(entries.c.time >= to_microseconds(moment))
+        .order_by(entries.c.time, entries.c.idx)
+        .limit(1)
+    ).scalar()
+    return 1 << 62 if first is None else int(first)
+
+
+def read_range(
+    connection: Connection, column: ColumnElement[bytes], start: int, end: int
+) -> list[bytes]:
+    """One column of the entries [start, end), by index."""
+    rows = connection.execute(
+        select(column).where(entries.c.idx >= start, entries.c.idx < end).order_by(entries.c.idx)
+    )
+    return [row[0] for row in rows]
