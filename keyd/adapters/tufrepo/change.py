@@ -53,6 +53,7 @@ class Change:
     """One change of one repository; use it while the folder is locked.
 
     ``skip``: keyids that shall not be asked for signatures (lost or stolen keys).
+    ``taking_over``: the repository may lack consistent snapshots, since the change adds them.
     """
 
     folder: Folder
@@ -60,11 +61,13 @@ class Change:
     ring: KeyRing
     now: Callable[[], datetime]
     skip: Sequence[str] = ()
+    taking_over: bool = False
     published: Published | None = None
 
     def __post_init__(self) -> None:
         self.published = reading.read(self.folder)
-        if self.published and not self.published.root.signed.consistent_snapshot:
+        consistent = self.published is None or self.published.root.signed.consistent_snapshot
+        if not consistent and not self.taking_over:
             raise RepositoryError(
                 "this repository has no consistent snapshots, so no change of it can be atomic",
                 hint=f"take it over: keydctl tuf migrate {self.folder.path}",
