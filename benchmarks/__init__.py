@@ -1,0 +1,1 @@
+"""Measurements of keyd next to raw PKCS#11: ``make bench``."""
