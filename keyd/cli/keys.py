@@ -1,0 +1,376 @@
+"""keydctl key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from keyd.cli import output
+from keyd.cli.durations import duration
+from keyd.cli.settings import Group, Settings
+
+if TYPE_CHECKING:
+    from keyd.client import Key
+    from keyd.model import Binding
+
+_ALGORITHMS = ("ecdsa-p256", "ecdsa-p384", "ed25519", "rsa-2048", "rsa-3072", "rsa-4096")
+_STATES = ("PENDING", "ENABLED", "DISABLED", "DESTROY_SCHEDULED", "DESTROYABLE", "DESTROYED")
+_FORMATS = ("pem", "tuf", "notary", "ssh", "json")
+
+_reason = click.option("--reason", default="", help="Why, for the log.")
+
+
+def _versioned(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The arguments KEY and VERSION; KEY/versions/N says both."""
+    command = click.argument("version", type=click.IntRange(min=1), required=False)(command)
+    return click.argument("key")(command)
+
+
+@click.group(cls=Group)
+def key() -> None:
+    """Create, show, rotate and retire keys.
+
+    A key is a name that lives on; its versions are the key pairs on the token. A version is named
+    as KEY N or as KEY/versions/N.
+    """
+
+
+@key.command()
+@click.argument("name")
+@click.option("--token", default="", help="The configured token; may be left out if there is one.")
+@click.option(
+    "--algorithm", type=click.Choice(_ALGORITHMS), default="ecdsa-p256", show_default=True
+)
+@click.option("--scheme", default="", help="Signature scheme; by default the algorithm's first.")
+@click.option("--bind", multiple=True, metavar="REPO:ROLE", help="What the key is for; repeatable.")
+@click.option("--label", multiple=True, metavar="K=V", help="Repeatable.")
+@click.option("--rotate-every", type=duration, default="0s", help="When a rotation is due, as 90d.")
+@_reason
+@click.pass_obj
+def create(
+    settings: Settings,
+    name: str,
+    token: str,
+    algorithm: str,
+    scheme: str,
+    bind: tuple[str, ...],
+    label: tuple[str, ...],
+    rotate_every: int,
+    reason: str,
+) -> None:
+    """Generate a key on a token. Without --bind it signs anything."""
+    from keyd.model import KeyAlgorithm, Scheme
+
+    if scheme and scheme not in list(Scheme):
+        raise click.UsageError(f"{scheme} is no scheme; known are {', '.join(Scheme)}")
+    bindings = _bindings(bind)
+    labels = _labels(label)
+    with settings.connect() as keyd:
+        made = keyd.create_key(
+            name,
+            KeyAlgorithm(algorithm),
+            token=token,
+            scheme=Scheme(scheme) if scheme else None,
+            bindings=bindings,
+            labels=labels,
+            rotation_period_s=rotate_every,
+            reason=reason,
+        )
+    _show(settings, made, f"created {made.name} on {made.token}")
+    if not bindings:
+        output.warn(f"{made.name} is bound to nothing: it signs anything; see keydctl key update")
+
+
+@key.command("list")
+@click.option("--token", default="", help="Only keys on this token.")
+@click.option("--repository", default="", help="Only keys bound to this repository.")
+@click.option("--role", default="", help="Only keys bound to this role.")
+@click.option("--state", type=click.Choice(_STATES), help="Only keys with such a version.")
+@click.option("--label", default="", metavar="K[=V]", help="Only keys with this label.")
+@click.option("--name", default="", metavar="GLOB", help="Only keys of such a name.")
+@click.pass_obj
+def list_(
+    settings: Settings,
+    token: str,
+    repository: str,
+    role: str,
+    state: str | None,
+    label: str,
+    name: str,
+) -> None:
+    """List the keys you may see."""
+    from keyd.cli.keyshapes import key_json, keys_table
+    from keyd.client import KeyFilter, VersionState
+
+    wanted = KeyFilter(token, repository, role, VersionState(state) if state else None, label, name)
+    with settings.connect() as keyd:
+        keys = list(keyd.list_keys(wanted))
+    settings.answer(
+        [key_json(k) for k in keys],
+        lambda: keys_table(keys) if keys else "no such keys, or none you may see",
+    )
+
+
+@key.command()
+@_versioned
+@click.option("--format", "form", type=click.Choice(_FORMATS), help="The public key in this form.")
+@click.option("--version", "wanted", type=click.IntRange(min=1), help="Which; default the active.")
+@click.pass_obj
+def show(
+    settings: Settings, key: str, version: int | None, form: str | None, wanted: int | None
+) -> None:
+    """Show a key with its versions, or one public key for another program."""
+    from keyd.cli.keyshapes import details, key_json, pick, public_form
+
+    name, number = _split(key, version or wanted, required=False)
+    with settings.connect() as keyd:
+        found = keyd.get_key(name)
+    if form == "json" or (form is None and settings.json):
+        output.write_json(key_json(found))
+    elif form is None:
+        output.write(details(found))
+    else:
+        picked = pick(found, number)
+        text = public_form(found, picked, form)
+        settings.answer({"version": picked.name, "format": form, "public_key": text}, text)
+
+
+@key.command()
+@click.argument("key")
+@click.option("--at-once", is_flag=True, help="Sign with the new version from now on.")
+@_reason
+@click.pass_obj
+def rotate(settings: Settings, key: str, at_once: bool, reason: str) -> None:
+    """Generate a new version.
+
+    It is staged: it signs only for callers who expect its public key, until it is activated.
+    A key that is bound to a repository is rotated with keydctl tuf rotate.
+    """
+    with settings.connect() as keyd:
+        before = keyd.get_key(key)
+        newest = max((v.number for v in before.versions), default=0)
+        now = keyd.rotate(key, at_once=at_once, expected_newest=newest, reason=reason)
+    number = max(v.number for v in now.versions)
+    _show(settings, now, f"{now.name}: version {number} is {'active' if at_once else 'staged'}")
+
+
+@key.command()
+@_versioned
+@_reason
+@click.pass_obj
+def activate(settings: Settings, key: str, version: int | None, reason: str) -> None:
+    """Make a version the one that signs by default."""
+    name, number = _split(key, version)
+    with settings.connect() as keyd:
+        now = keyd.activate(name, number, reason=reason)
+    _show(settings, now, f"{name}: version {number} is active")
+
+
+@key.command()
+@_versioned
+@_reason
+@click.pass_obj
+def enable(settings: Settings, key: str, version: int | None, reason: str) -> None:
+    """Let a disabled version sign again."""
+    name, number = _split(key, version)
+    with settings.connect() as keyd:
+        now = keyd.enable(name, number, reason=reason)
+    _show(settings, now, f"{name}: version {number} is enabled")
+
+
+@key.command()
+@_versioned
+@_reason
+@click.pass_obj
+def disable(settings: Settings, key: str, version: int | None, reason: str) -> None:
+    """Stop a version from signing; it can be enabled again."""
+    name, number = _split(key, version)
+    with settings.connect() as keyd:
+        now = keyd.disable(name, number, reason=reason)
+    _show(settings, now, f"{name}: version {number} is disabled")
+
+
+@key.command()
+@_versioned
+@click.option("--confirm", is_flag=True, help="The waiting time is over: destroy it now.")
+@click.option("--wait", type=duration, default="0s", help="Waiting time, 7d by default.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_reason
+@click.pass_obj
+def destroy(
+    settings: Settings,
+    key: str,
+    version: int | None,
+    confirm: bool,
+    wait: int,
+    yes: bool,
+    reason: str,
+) -> None:
+    """Destroy a version's key pair on the token: first schedule it, later --confirm.
+
+    It stops signing at once. Until --confirm after the waiting time it can be called back with
+    keydctl key cancel-destroy; nothing ever destroys it by itself.
+    """
+    name, number = _split(key, version)
+    full = f"{name}/versions/{number}"
+    if confirm:
+        settings.confirm(f"Destroying {full} cannot be undone.", full, yes)
+    else:
+        settings.confirm(f"{full} stops signing now and can be destroyed later.", full, yes)
+    with settings.connect() as keyd:
+        if confirm:
+            now = keyd.destroy(name, number, reason=reason)
+        else:
+            now = keyd.schedule_destroy(name, number, wait_s=wait, reason=reason)
+    after = now.find_version(number)
+    when = output.when(after.destroy_after) if after else ""
+    _show(
+        settings,
+        now,
+        f"{full} is destroyed"
+        if confirm
+        else f"{full} signs no more; from {when}: keydctl key destroy {name} {number} --confirm",
+    )
+
+
+@key.command("cancel-destroy")
+@_versioned
+@_reason
+@click.pass_obj
+def cancel_destroy(settings: Settings, key: str, version: int | None, reason: str) -> None:
+    """Call a scheduled destruction off; the version is then disabled."""
+    name, number = _split(key, version)
+    with settings.connect() as keyd:
+        now = keyd.cancel_destroy(name, number, reason=reason)
+    _show(settings, now, f"{name}: version {number} is kept, and disabled")
+
+
+@key.command()
+@click.argument("name", required=False)
+@click.option("--token", required=True, help="The configured token.")
+@click.option("--object-id", default="", metavar="HEX", help="CKA_ID of the key pair.")
+@click.option("--all", "all_", is_flag=True, help="Every key pair that keyd once labelled.")
+@click.option("--bind", multiple=True, metavar="REPO:ROLE", help="What the key is for; repeatable.")
+@_reason
+@click.pass_obj
+def adopt(
+    settings: Settings,
+    name: str | None,
+    token: str,
+    object_id: str,
+    all_: bool,
+    bind: tuple[str, ...],
+    reason: str,
+) -> None:
+    """Register key pairs that lie on a token already: NAME --object-id HEX, or --all.
+
+    Their origin stays "adopted-unproven": nobody can prove they were never anywhere else.
+    """
+    from keyd.cli.keyshapes import key_json
+
+    if all_ == bool(name or object_id) or (not all_ and not (name and object_id)):
+        raise click.UsageError("give either NAME and --object-id HEX, or --all")
+    if all_ and bind:
+        raise click.UsageError("--bind is for a single key; see keydctl key update")
+    raw = _hex(object_id, "--object-id")
+    bindings = _bindings(bind)
+    with settings.connect() as keyd:
+        if all_:
+            done = keyd.adopt_labelled(token, reason=reason)
+        else:
+            done = keyd.adopt(token, name or "", raw, bindings=bindings, reason=reason)
+    lines = [f"adopted {k.name}" for k in done.keys] or ["nothing was adopted"]
+    settings.answer(
+        {"keys": [key_json(k) for k in done.keys], "skipped": list(done.skipped)},
+        "\n".join([*lines, *(f"left alone: {line}" for line in done.skipped)]),
+    )
+
+
+@key.command()
+@click.argument("key")
+@click.option("--bind", multiple=True, metavar="REPO:ROLE", help="Add a binding; repeatable.")
+@click.option("--unbind", multiple=True, metavar="REPO:ROLE", help="Remove one; repeatable.")
+@click.option("--label", multiple=True, metavar="K=V", help="Set a label; K= removes it.")
+@click.option("--rotate-every", type=duration, help="When a rotation is due; 0s for never.")
+@_reason
+@click.pass_obj
+def update(
+    settings: Settings,
+    key: str,
+    bind: tuple[str, ...],
+    unbind: tuple[str, ...],
+    label: tuple[str, ...],
+    rotate_every: int | None,
+    reason: str,
+) -> None:
+    """Change what a key is for, its labels, or when it is due for rotation."""
+    if not (bind or unbind or label or rotate_every is not None):
+        raise click.UsageError("nothing to change: give --bind, --unbind, --label, --rotate-every")
+    added, removed = _bindings(bind), _bindings(unbind)
+    set_labels = _labels(label)
+    with settings.connect() as keyd:
+        before = keyd.get_key(key)
+        strangers = removed - before.bindings
+        if strangers:
+            raise click.UsageError(
+                f"{key} is not bound to {', '.join(str(b) for b in sorted(strangers))}"
+            )
+        labels = {k: v for k, v in {**before.labels, **set_labels}.items() if v}
+        now = keyd.update(
+            key,
+            bindings=(before.bindings | added) - removed if bind or unbind else None,
+            labels=labels if label else None,
+            rotation_period_s=rotate_every,
+            reason=reason,
+        )
+    _show(settings, now, f"{now.name} is changed")
+    if before.bindings and not now.bindings:
+        output.warn(f"{now.name} is bound to nothing now: it signs anything")
+
+
+def _show(settings: Settings, key: Key, done: str) -> None:
+    from keyd.cli.keyshapes import details, key_json
+
+    settings.answer(key_json(key), lambda: f"{done}\n\n{details(key)}")
+
+
+def _split(key: str, version: int | None, *, required: bool = True) -> tuple[str, int]:
+    name, _, number = key.partition("/versions/")
+    if number:
+        if not (number.isascii() and number.isdigit()) or (version and version != int(number)):
+            raise click.UsageError(f"{key!r} does not name one version")
+        return name, int(number)
+    if version is None and required:
+        raise click.UsageError(f"which version of {name}? Say {name} N or {name}/versions/N")
+    return name, version or 0
+
+
+def _bindings(texts: Iterable[str]) -> frozenset[Binding]:
+    from keyd.model import Binding
+
+    found = set()
+    for text in texts:
+        repository, colon, role = text.rpartition(":")
+        if not (repository and colon and role):
+            raise click.UsageError(f"{text!r} is no binding; write REPO:ROLE, as in acme:targets")
+        found.add(Binding(repository, role))
+    return frozenset(found)
+
+
+def _labels(texts: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise click.UsageError(f"{text!r} is no label; write NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def _hex(text: str, option: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as e:
+        raise click.UsageError(f"{option}: {text!r} is not hexadecimal") from e

@@ -1,0 +1,85 @@
+"""keydctl status and whoami."""
+
+from __future__ import annotations
+
+import click
+
+from keyd.cli import output
+from keyd.cli.exits import Exit
+from keyd.cli.settings import Command, Settings
+
+
+@click.command(cls=Command)
+@click.pass_obj
+def status(settings: Settings) -> int:
+    """Show how the daemon is, and what is wrong.
+
+    Exit code 0 when it serves, 1 when it does not sign or is degraded.
+    """
+    with settings.connect() as keyd:
+        now = keyd.status()
+        endpoint = keyd.endpoint
+        verdict = keyd.checkpoint_verdict
+    value = {
+        "endpoint": endpoint.target,
+        "endpoint_source": endpoint.source,
+        "health": now.health,
+        "problems": list(now.problems),
+        "server_version": now.server_version,
+        "started_at": output.iso(now.started_at),
+        "keys": now.keys,
+        "unbound_keys": now.unbound_keys,
+        "log_size": now.log_size,
+        "uncheckpointed": now.uncheckpointed,
+        "freezes": list(now.freezes),
+        "policy_sha256": now.policy_sha256,
+        "checkpoint_verdict": verdict,
+    }
+    unbound = f", {now.unbound_keys} bound to nothing: they sign anything"
+    text = output.fields(
+        [
+            ("daemon", f"{endpoint.target} ({endpoint.source}), keyd {now.server_version}"),
+            ("health", now.health),
+            *(("problem", problem) for problem in now.problems),
+            ("running since", output.when(now.started_at)),
+            ("keys", f"{now.keys}{unbound if now.unbound_keys else ''}"),
+            ("log", f"{now.log_size} entries, {now.uncheckpointed} without a checkpoint yet"),
+            ("your checkpoint", verdict),
+            *(("frozen", freeze) for freeze in now.freezes),
+            ("policy", f"sha256:{now.policy_sha256}" if now.policy_sha256 else ""),
+        ]
+    )
+    settings.answer(value, text)
+    return Exit.DONE if now.health == "SERVING" else Exit.FAILED
+
+
+@click.command(cls=Command)
+@click.pass_obj
+def whoami(settings: Settings) -> None:
+    """Show who you are to the daemon, and your grants."""
+    with settings.connect() as keyd:
+        me = keyd.whoami()
+        endpoint = keyd.endpoint
+    value = {
+        "principal": me.principal,
+        "method": me.method,
+        "is_group": me.is_group,
+        "certificate_sha256": me.certificate_sha256,
+        "certificate_not_after": output.iso(me.certificate_not_after),
+        "grants": list(me.grants),
+        "server_version": me.server_version,
+        "endpoint": endpoint.target,
+        "endpoint_source": endpoint.source,
+    }
+    group = " (a socket open to a group: it stands for no single person)" if me.is_group else ""
+    text = output.fields(
+        [
+            ("principal", me.principal + group),
+            ("by", me.method),
+            ("certificate", f"sha256:{me.certificate_sha256}" if me.certificate_sha256 else ""),
+            ("valid until", output.when(me.certificate_not_after)),
+            ("daemon", f"{endpoint.target} ({endpoint.source}), keyd {me.server_version}"),
+            *(("grant", grant) for grant in me.grants or ("none: everything is refused",)),
+        ]
+    )
+    settings.answer(value, text)
