@@ -44,7 +44,7 @@ class TokenConfig:
             raise self._error("token_timeout must be greater than 0")
         if self.queue_limit < 1:
             raise self._error("queue_limit must be at least 1")
-        kind, colon, rest = self.pin_source.partition(":")
+        kind, _, rest = self.pin_source.partition(":")
         if self.pin_source != "prompt" and (kind not in ("credential", "file") or not rest):
             raise self._error(
                 # Not quoted: somebody may have written the PIN itself here.

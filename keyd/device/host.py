@@ -1,0 +1,184 @@
+"""``python -m keyd.device.host``: the only process that loads a PKCS#11 module.
+
+Small, exec'd, one thread. It dies with the daemon, leaves no core file, and answers requests in
+the order they come. The daemon kills it when a call takes too long; nothing here has a timer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import fcntl
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pkcs11
+
+from keyd.device import keypairs
+from keyd.device.frames import pack, read_blocking
+from keyd.device.handles import Signer, failure_message
+from keyd.device.pkcs11 import Selector, TokenSession
+from keyd.device.v1 import device_pb2 as pb
+from keyd.errors import DeviceFaultError, KeydError
+from keyd.model import KeyAlgorithm
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PROGRESS_S = 1.0
+"""A long SignMany says that it moves at least this often."""
+_LOCK_WAIT_S = 3.0
+"""A killed predecessor holds its lock until the kernel has buried it."""
+
+EXIT_ORPHAN = 3
+EXIT_LOCKED = 4
+
+
+def protect(parent: int) -> None:
+    """Die with the daemon, show nobody our memory, leave no core.
+
+    PR_SET_PDEATHSIG comes first; a parent that died before it was set is found by getppid().
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:
+        sys.exit(EXIT_ORPHAN)
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Ctrl-C and systemd signal the whole group: the daemon drains first, then closes our socket.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def take_lock(path: Path) -> int | None:
+    """Hold this host's place for life: a descriptor, or None while another host has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    give_up = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() >= give_up:
+                os.close(descriptor)
+                return None
+            time.sleep(0.01)
+
+
+class Host:
+    """Answers the requests of one daemon over one socket."""
+
+    def __init__(self, connection: socket.socket, token: TokenSession) -> None:
+        self._connection = connection
+        self._token = token
+        self._signer = Signer(token)
+        self._told_at = 0.0
+
+    def serve(self) -> None:
+        """Until the daemon closes its end."""
+        with self._connection.makefile("rb", buffering=64 * 1024) as stream:
+            while (body := read_blocking(stream)) is not None:
+                request = pb.Request.FromString(body)
+                self._send(self._answer(request))
+
+    def _send(self, reply: pb.Reply) -> None:
+        self._connection.sendall(pack(reply))
+
+    def _answer(self, request: pb.Request) -> pb.Reply:
+        what = request.WhichOneof("what")
+        try:
+            if what == "sign_many":
+                return self._sign(request)
+            if what == "login":
+                return self._login(request)
+            if what == "probe":
+                return pb.Reply(id=request.id, probed=self._token.probe())
+            return self._on_objects(request, what)
+        except KeydError as error:
+            return pb.Reply(id=request.id, failure=failure_message(error))
+        except pkcs11.PKCS11Error as error:
+            fault = self._token.fault(error, f"answering {what}")
+            return pb.Reply(id=request.id, failure=failure_message(fault))
+
+    def _on_objects(self, request: pb.Request, what: str | None) -> pb.Reply:
+        session, name = self._token.open_session(), self._token.name
+        if what == "generate":
+            order = request.generate
+            made = keypairs.generate(
+                session, name, KeyAlgorithm(order.algorithm), order.object_id, order.label
+            )
+            return pb.Reply(id=request.id, generated=pb.Generated(key=made))
+        if what == "objects":
+            keys = keypairs.list_all(session)
+            if not keys:
+                self._check_still_there()
+            return pb.Reply(id=request.id, object_list=pb.ObjectList(keys=keys))
+        if what == "destroy":
+            doomed = request.destroy
+            found = keypairs.destroy(session, name, doomed.object_id, doomed.public_key)
+            if not found:
+                self._check_still_there()
+            return pb.Reply(id=request.id, destroyed=pb.Destroyed(found=found))
+        raise DeviceFaultError(f"token {name}: its host does not know request {what}", token=name)
+
+    def _check_still_there(self) -> None:
+        """A token that went away shows as an empty one: never believe that unasked."""
+        if not self._token.answers():
+            raise self._token.fault(pkcs11.TokenNotPresent(), "looking for keys")
+
+    def _login(self, request: pb.Request) -> pb.Reply:
+        info, error, pin_sent = self._token.login(request.login)
+        if error is not None:
+            return pb.Reply(id=request.id, failure=failure_message(error, pin_sent=pin_sent))
+        return pb.Reply(id=request.id, logged_in=pb.LoggedIn(token=info))
+
+    def _sign(self, request: pb.Request) -> pb.Reply:
+        self._told_at = time.monotonic()
+
+        def between() -> None:
+            now = time.monotonic()
+            if now - self._told_at >= _PROGRESS_S:
+                self._told_at = now
+                self._send(pb.Reply(id=request.id, progress=pb.Progress()))
+
+        return pb.Reply(id=request.id, signed=self._signer.sign(request.sign_many, between))
+
+
+def main() -> int:
+    """Run one host; see the arguments' help."""
+    parser = argparse.ArgumentParser(prog="keyd.device.host", description=__doc__)
+    parser.add_argument("--parent", type=int, required=True, help="process id of the daemon")
+    parser.add_argument("--fd", type=int, required=True, help="our end of the socketpair")
+    parser.add_argument("--name", required=True, help="the token's configured name")
+    parser.add_argument("--module", type=Path, required=True, help="the PKCS#11 library")
+    parser.add_argument("--label", default="", help="the token's label")
+    parser.add_argument("--serial", default="", help="the token's serial")
+    parser.add_argument("--lock", type=Path, required=True, help="held while this host lives")
+    parser.add_argument("--init-lock", type=Path, required=True, help="held during C_Initialize")
+    arguments = parser.parse_args()
+
+    protect(arguments.parent)
+    selector = Selector(arguments.name, arguments.label, arguments.serial)
+    with socket.socket(fileno=arguments.fd) as connection:
+        if take_lock(arguments.lock) is None:
+            error = DeviceFaultError(
+                f"token {arguments.name}: another host holds {arguments.lock}", token=arguments.name
+            )
+            connection.sendall(pack(pb.Reply(failure=failure_message(error))))
+            return EXIT_LOCKED
+        token = TokenSession(arguments.module, selector, arguments.init_lock)
+        # The daemon may be gone before it read our answer.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            Host(connection, token).serve()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

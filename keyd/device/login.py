@@ -1,0 +1,174 @@
+"""May keyd try a PIN now? The rules that keep it from spending anybody's tries.
+
+By itself keyd tries a PIN once. A durable record is made before and cleared on success; while it
+stands, across restarts and hosts, only a person's unlock tries. SoftHSM and some HSMs count
+nothing, so this record is the only memory there is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from keyd.device.failures import failure_error
+from keyd.device.pins import AcceptedPin, PinSource
+from keyd.device.settings import TokenConfig
+from keyd.device.supervisor import HostDiedError, HostProcess
+from keyd.device.v1 import device_pb2 as pb
+from keyd.errors import KeydError, TokenLockedError, WrongTokenError
+from keyd.model import Pin, PinAttempts
+
+
+class Door:
+    """The login of one token. Hold ``lock`` around each login: one host at a time."""
+
+    def __init__(self, config: TokenConfig, attempts: PinAttempts) -> None:
+        self._config = config
+        self._attempts = attempts
+        self._source = PinSource(config.name, config.pin_source, os.environ)
+        self._accepted = AcceptedPin()
+        self._second_chance = False
+        self._serial = config.serial or ""
+        self._standing = False
+        self.lock = asyncio.Lock()
+        self.locked_by_hand = False
+        self.needs_pin = "needs its PIN"
+        """Why a prompt token is LOCKED, to follow the token's name."""
+
+    @property
+    def is_prompt(self) -> bool:
+        """True where only a person knows the PIN."""
+        return self._source.is_prompt
+
+    def read_source(self) -> Pin:
+        """The configured PIN, for a person who unlocks without giving one; see PinSource.read."""
+        return self._source.read()
+
+    async def forgive(self, serial: str) -> None:
+        """A person answered for the token: forget refusals."""
+        self.locked_by_hand = False
+        self._standing = False
+        await asyncio.to_thread(self._attempts.clear, serial)
+
+    async def log_in(
+        self, host: HostProcess, info: pb.TokenInfo, *, holds_pin: bool
+    ) -> pb.TokenInfo:
+        """Log in without a person, if that is allowed.
+
+        ``holds_pin``: the host has a PIN that this token accepted before.
+
+        Raises:
+            TokenError: why not; the PIN was sent only where it is a PinRefusedError, or where
+                the outcome is unknown.
+            HostDiedError: the host ended; the record stands unless the PIN is known to be good.
+        """
+        self._check_allowed(info, holds_pin)
+        pin = None if holds_pin else self._source.read()
+        if not await asyncio.to_thread(self._attempts.begin, info.serial, self._config.pin_source):
+            self._standing = True
+            raise self._standing_error()
+
+        login = pb.Login(serial=info.serial)
+        if pin is not None:
+            login.pin = pin.reveal().encode()
+        try:
+            reply = await host.ask(pb.Request(login=login))
+        except HostDiedError:
+            await self._forgive_unless_suspect(info.serial, pin)
+            raise
+        if reply.WhichOneof("what") == "failure":
+            error = failure_error(self._config.name, reply.failure)
+            if error.reason == "PIN_REFUSED":
+                self._standing = True
+                self._accepted.forget()
+            elif not reply.failure.pin_sent:
+                await asyncio.to_thread(self._attempts.clear, info.serial)
+            else:
+                await self._forgive_unless_suspect(info.serial, pin)
+            raise error
+        await self._succeeded(reply.logged_in.token, pin)
+        return reply.logged_in.token
+
+    async def log_in_person(
+        self, host: HostProcess, pin: Pin, *, spend_last_try: bool
+    ) -> pb.TokenInfo:
+        """Log in because a person asked; on success refusals are forgotten.
+
+        Raises:
+            TokenError: why not.
+            HostDiedError: the host ended meanwhile.
+        """
+        login = pb.Login(
+            pin=pin.reveal().encode(),
+            serial=self._config.serial or "",
+            person=True,
+            spend_last_try=spend_last_try,
+        )
+        reply = await host.ask(pb.Request(login=login))
+        if reply.WhichOneof("what") == "failure":
+            raise failure_error(self._config.name, reply.failure)
+        self.locked_by_hand = False
+        await self._succeeded(reply.logged_in.token, pin)
+        return reply.logged_in.token
+
+    def _check_allowed(self, info: pb.TokenInfo, holds_pin: bool) -> None:
+        name = self._config.name
+        if self.locked_by_hand:
+            raise self._locked("was locked by hand")
+        if self._serial and info.serial != self._serial:
+            raise WrongTokenError(
+                f"another token is in the place of {name}: serial {info.serial}, "
+                f"it was {self._serial}",
+                hint=f"put the right one back, or accept this one: keydctl token unlock {name}",
+                token=name,
+                serial=info.serial,
+                expected=self._serial,
+            )
+        if info.pin_state == "locked":
+            raise TokenLockedError(
+                f"the PIN of token {name} is blocked",
+                hint="unblock it with its PUK or SO PIN",
+                token=name,
+            )
+        if info.pin_state not in ("ok", ""):
+            raise self._locked(
+                f"counts wrong PINs ({info.pin_state}), so keyd tries none by itself"
+            )
+        if self._standing:
+            raise self._standing_error()
+        if self._source.is_prompt and not holds_pin:
+            raise self._locked(self.needs_pin)
+
+    async def _succeeded(self, info: pb.TokenInfo, pin: Pin | None) -> None:
+        if pin is not None:
+            self._accepted.remember(pin)
+        self._second_chance = True
+        self._serial = info.serial
+        self._standing = False
+        self.needs_pin = "needs its PIN"
+        await asyncio.to_thread(self._attempts.clear, info.serial)
+
+    async def _forgive_unless_suspect(self, serial: str, pin: Pin | None) -> None:
+        """A login was cut short. The token accepted this very PIN before, so one more try is no
+        guess; a second cut in a row is for a person to look at."""
+        known_good = pin is None or self._accepted.matches(pin)
+        if known_good and self._second_chance:
+            self._second_chance = False
+            await asyncio.to_thread(self._attempts.clear, serial)
+
+    def _standing_error(self) -> TokenLockedError:
+        return self._locked(
+            f"refused the PIN from {self._config.pin_source}, or a login with it was cut short; "
+            "keyd does not try it again by itself"
+        )
+
+    def _locked(self, what: str) -> TokenLockedError:
+        name = self._config.name
+        return TokenLockedError(
+            f"token {name} {what}", hint=f"keydctl token unlock {name}", token=name
+        )
+
+
+def is_pin_blocked(error: KeydError, info: pb.TokenInfo) -> bool:
+    """True when the token itself takes no PIN until it is unblocked."""
+    return error.facts.get("ckr") == "CKR_PIN_LOCKED" or info.pin_state == "locked"

@@ -1,0 +1,198 @@
+"""A SoftHSM of its own for each test: folder, configuration, tokens, PIN files.
+
+Tokens are made by softhsm2-util before any host loads the library. Nothing here loads a PKCS#11
+module into the test process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyd.device.settings import TokenConfig
+
+MODULE = next(
+    (
+        path
+        for path in (
+            Path("/usr/lib/softhsm/libsofthsm2.so"),
+            Path("/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so"),
+            Path("/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so"),
+            Path("/usr/lib64/libsofthsm2.so"),
+        )
+        if path.is_file()
+    ),
+    None,
+)
+PIN = "31415926"
+SO_PIN = "27182818"
+
+_CONFIGURATION = """\
+directories.tokendir = {tokens}
+objectstore.backend = file
+log.level = ERROR
+slots.removable = false
+"""
+
+
+def require() -> Path:
+    """The module's path; skips the test where SoftHSM is missing, unless KEYD_TESTS_REQUIRE
+    lists ``softhsm``, as CI does."""
+    if MODULE is not None and shutil.which("softhsm2-util"):
+        return MODULE
+    if "softhsm" in os.environ.get("KEYD_TESTS_REQUIRE", "").split(","):
+        pytest.fail("SoftHSM is required here and not installed")
+    pytest.skip("SoftHSM is not installed (package softhsm2)")
+
+
+class SoftHsm:
+    """One SoftHSM installation below ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.module = require()
+        self.folder = folder
+        self.tokens = folder / "tokens"
+        self.conf = folder / "softhsm2.conf"
+        self.run_dir = folder / "run"
+        self.tokens.mkdir(parents=True)
+        self.run_dir.mkdir()
+        self.conf.write_text(_CONFIGURATION.format(tokens=self.tokens))
+
+    def init_token(self, label: str, pin: str = PIN) -> str:
+        """Make a token; return its serial."""
+        done = self._util("--init-token", "--free", "--label", label, "--pin", pin)
+        found = re.search(r"slot (\d+)", done)
+        assert found is not None, done
+        # SoftHSM makes the slot's number from the last 31 bits of the serial.
+        wanted = int(found[1])
+        for serial in self.serials():
+            if int(serial[-8:], 16) & 0x7FFFFFFF == wanted:
+                return serial
+        raise AssertionError(f"no token in slot {wanted}")
+
+    def serials(self) -> list[str]:
+        """The serials of all initialized tokens, in the order SoftHSM lists them."""
+        listing = subprocess.run(
+            ["softhsm2-util", "--show-slots"],
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        ).stdout
+        return re.findall(r"Serial number:\s+([0-9a-f]{16})", listing)
+
+    def pin_file(self, pin: str = PIN, name: str = "pin") -> Path:
+        """A file with the PIN that only its owner can read."""
+        path = self.folder / name
+        path.touch(mode=0o600)
+        path.write_text(pin + "\n")
+        return path
+
+    def config(self, name: str = "main", **changes: Any) -> TokenConfig:
+        """A token configuration: label ``name``, PIN from a file; ``changes`` replace fields."""
+        fields: dict[str, Any] = {
+            "name": name,
+            "module": self.module,
+            "label": name,
+            "pin_source": f"file:{self.folder / 'pin'}",
+            "softhsm_conf": self.conf,
+        }
+        return TokenConfig(**(fields | changes))
+
+    def take_away(self) -> None:
+        """The tokens vanish, as if somebody pulled them."""
+        self.tokens.rename(self.folder / "tokens.away")
+
+    def bring_back(self) -> None:
+        """The tokens are where they were."""
+        (self.folder / "tokens.away").rename(self.tokens)
+
+    def _environment(self) -> dict[str, str]:
+        return {"SOFTHSM2_CONF": str(self.conf), "PATH": os.environ["PATH"]}
+
+    def _util(self, *arguments: str) -> str:
+        return subprocess.run(
+            ["softhsm2-util", *arguments, "--so-pin", SO_PIN],
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        ).stdout
+
+
+_LOGIN_COUNTER = r"""
+/* A PKCS#11 module that is SoftHSM, except that C_Login leaves one byte in a file each time.
+   CK_FUNCTION_LIST (PKCS#11 v2.40, 6.5): a version, then pointers in a fixed order. */
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+typedef unsigned long ulong;
+struct list { unsigned char version[2]; void *function[68]; };
+enum { GET_FUNCTION_LIST = 3, LOGIN = 18 };
+static struct list ours;
+static ulong (*real_login)(ulong, ulong, unsigned char *, ulong);
+static ulong login(ulong session, ulong user, unsigned char *pin, ulong length) {
+    int file = open(COUNTER, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    if (file < 0 || write(file, "x", 1) != 1) return 5; /* CKR_GENERAL_ERROR */
+    close(file);
+    return real_login(session, user, pin, length);
+}
+ulong C_GetFunctionList(struct list **out) {
+    ulong (*get)(struct list **);
+    struct list *theirs;
+    void *module = dlopen(SOFTHSM, RTLD_NOW);
+    if (!module || !(get = (ulong (*)(struct list **))dlsym(module, "C_GetFunctionList")))
+        return 5;
+    if (get(&theirs)) return 5;
+    memcpy(&ours, theirs, sizeof ours);
+    real_login = (ulong (*)(ulong, ulong, unsigned char *, ulong))theirs->function[LOGIN];
+    ours.function[LOGIN] = (void *)login;
+    ours.function[GET_FUNCTION_LIST] = (void *)C_GetFunctionList;
+    *out = &ours;
+    return 0;
+}
+"""
+
+
+class LoginCounter:
+    """SoftHSM behind a shim that counts the PINs that really reach it."""
+
+    def __init__(self, hsm: SoftHsm) -> None:
+        compiler = shutil.which("cc")
+        if compiler is None:
+            if "softhsm" in os.environ.get("KEYD_TESTS_REQUIRE", "").split(","):
+                pytest.fail("a C compiler is required here")
+            pytest.skip("needs a C compiler")
+        self._counter = hsm.folder / "logins"
+        self.module = hsm.folder / "libcountlogins.so"
+        source = hsm.folder / "countlogins.c"
+        source.write_text(_LOGIN_COUNTER)
+        subprocess.run(
+            [
+                compiler,
+                "-shared",
+                "-fPIC",
+                "-O1",
+                f'-DCOUNTER="{self._counter}"',
+                f'-DSOFTHSM="{hsm.module}"',
+                "-o",
+                str(self.module),
+                str(source),
+            ],
+            check=True,
+            timeout=60,
+        )
+
+    @property
+    def count(self) -> int:
+        """C_Login calls so far, by whatever process."""
+        return self._counter.stat().st_size if self._counter.exists() else 0
