@@ -23,8 +23,8 @@ MAX_PATTERN_CHARS = 256
 _E = TypeVar("_E", bound=StrEnum)
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
-_VERSION_NAME = re.compile(r"(?P<key>.+)/versions/(?P<number>[1-9][0-9]{0,8})")
-_LOOKS_LIKE_VERSION = re.compile(r"(?:.+/)?versions/[0-9]+")
+_VERSION_NAME = re.compile(r"(?P<key>.+)/versions/(?P<number>[0-9]+)")
+_MAX_NUMBER_DIGITS = 9
 _HEX = re.compile(r"[0-9a-f]+")
 
 
@@ -80,19 +80,23 @@ def check_range(field: str, value: int, least: int, most: int) -> int:
 
 def check_new_name(field: str, value: str) -> str:
     """A name for something new: valid, and not to be taken for a version's."""
-    check_name(field, value)
-    if _LOOKS_LIKE_VERSION.fullmatch(value):
+    name, number = parse_key(field, value)
+    if number:
         raise InvalidRequestError(field, f"{value} would read as the name of a key version")
-    return value
+    return name
 
 
 @lru_cache(maxsize=4096)
 def parse_key(field: str, value: str) -> tuple[str, int]:
     """``KEY`` or ``KEY/versions/N`` -> the key's name and N, or 0."""
+    # The length first: the text may be megabytes, and only what is valid is kept in the cache.
     match = _VERSION_NAME.fullmatch(value) if len(value) <= 2 * MAX_NAME_CHARS else None
     if match is None:
         return check_name(field, value), 0
-    return check_name(field, match["key"]), int(match["number"])
+    number = match["number"]
+    if number.startswith("0") or len(number) > _MAX_NUMBER_DIGITS:
+        raise InvalidRequestError(field, f"versions are numbered from 1, {number} is none")
+    return check_name(field, match["key"]), int(number)
 
 
 def choose(field: str, value: str, choices: type[_E]) -> _E:
