@@ -43,8 +43,17 @@ def insert_entries(connection: Connection, new: Sequence[NewEntry]) -> None:
             values: list[Any] = []
             for entry in new[start : start + size]:
                 values += _row(entry)
-            connection.exec_driver_sql(_insert_sql(size, mark), tuple(values))
+            sql = _insert_sql(size, mark)
+            try:
+                connection.exec_driver_sql(sql, tuple(values))
+            except UnicodeEncodeError:
+                # One entry's lone surrogate must not stop its neighbours.
+                connection.exec_driver_sql(sql, tuple(map(_printable, values)))
             start += size
+
+
+def _printable(value: Any) -> Any:
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _row(entry: NewEntry) -> tuple[Any, ...]:

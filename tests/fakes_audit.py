@@ -1,0 +1,149 @@
+"""The audit log and the registry in memory, for tests of what stands above them.
+
+Effects and their conflicts are the store's own (keyd/store/plan.py); nothing is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from keyd.audit import merkle
+from keyd.audit.entry import entry_body, parse_entry
+from keyd.errors import AuditUnavailableError, KeydError
+from keyd.model import (
+    Clock,
+    Digest,
+    Effect,
+    Entry,
+    EntryDraft,
+    Freeze,
+    Key,
+    KeyVersion,
+    Outcome,
+    Receipt,
+    SignatureKey,
+    StoredSignature,
+    StoreSignature,
+)
+from keyd.store.plan import Plan
+from keyd.store.registry import KeyRegistry, Snapshot
+
+
+class MemoryAudit:
+    """model.AuditLog, model.Registry and model.SignatureLookup in one.
+
+    ``unavailable`` and ``stop_signing``: set to an error's text, or error, to have it raised.
+    ``drafts``: everything recorded, in order, as it would stand in the log.
+    """
+
+    def __init__(self, clock: Clock, keys: Sequence[Key] = ()) -> None:
+        self._clock = clock
+        self._registry = KeyRegistry(Snapshot.of({key.name: key for key in keys}, {}, {}))
+        self._signatures: dict[tuple[str, str, int, str, Digest], StoredSignature] = {}
+        self.entries: list[Entry] = []
+        self.drafts: list[EntryDraft] = []
+        self.refused: list[EntryDraft] = []
+        self.unavailable = ""
+        self.stop_signing: KeydError | None = None
+
+    # -- model.AuditLog
+
+    async def record(self, draft: EntryDraft, effects: Sequence[Effect] = ()) -> Receipt:
+        result = (await self.record_many([(draft, effects)]))[0]
+        if isinstance(result, KeydError):
+            raise result
+        return result
+
+    async def record_many(
+        self, items: Sequence[tuple[EntryDraft, Sequence[Effect]]]
+    ) -> list[Receipt | KeydError]:
+        if self.unavailable:
+            raise AuditUnavailableError(self.unavailable)
+        return [self._apply(draft, effects) for draft, effects in items]
+
+    async def refuse(self, draft: EntryDraft) -> None:
+        self.refused.append(draft)
+        if not self.unavailable:
+            self._append(draft)
+
+    def check_signing_allowed(self, *, bound: bool) -> None:
+        if self.unavailable:
+            raise AuditUnavailableError(self.unavailable)
+        if self.stop_signing is not None:
+            raise self.stop_signing
+
+    # -- model.Registry
+
+    def find(self, name: str) -> Key | None:
+        return self._registry.find(name)
+
+    def find_public_key(self, public_key: bytes) -> KeyVersion | None:
+        return self._registry.find_public_key(public_key)
+
+    def keys(self) -> Sequence[Key]:
+        return self._registry.keys()
+
+    def freeze_on(self, name: str) -> Freeze | None:
+        return self._registry.freeze_on(name)
+
+    def freezes(self) -> Sequence[Freeze]:
+        return self._registry.freezes()
+
+    def get_flag(self, name: str) -> str | None:
+        return self._registry.snapshot.flags.get(name)
+
+    # -- model.SignatureLookup
+
+    async def find_signatures(
+        self, wanted: Sequence[SignatureKey]
+    ) -> dict[SignatureKey, StoredSignature]:
+        found: dict[SignatureKey, StoredSignature] = {}
+        for key in wanted:
+            place = (key.principal, key.key, key.version, key.scheme.value, key.digest)
+            if place in self._signatures:
+                found[key] = self._signatures[place]
+        return found
+
+    # -- inside
+
+    def root(self) -> bytes:
+        """The root hash over all entries."""
+        leaves = [merkle.leaf_hash(entry.body) for entry in self.entries]
+        return merkle.root_hash(merkle.append(0, (), leaves)[0])
+
+    def _append(self, draft: EntryDraft) -> Receipt:
+        now = self._clock.now()
+        self.drafts.append(draft)
+        self.entries.append(parse_entry(entry_body(len(self.entries), now, draft)))
+        return Receipt(len(self.entries) - 1, now)
+
+    def _apply(self, draft: EntryDraft, effects: Sequence[Effect]) -> Receipt | KeydError:
+        snapshot = self._registry.snapshot
+        objects = {
+            (version.token_serial, version.object_id): (version.key, version.number)
+            for key in snapshot.keys.values()
+            for version in key.versions
+            if version.state.value != "DESTROYED"
+        }
+        plan = Plan(snapshot.keys, snapshot.public_keys, objects, self._clock.now())
+        conflict = plan.apply(effects)
+        if conflict is not None:
+            self._append(
+                replace(
+                    draft,
+                    outcome=Outcome.REFUSED,
+                    reason_code=conflict.reason,
+                    message=conflict.message,
+                    signature_sha256="",
+                )
+            )
+            return conflict
+        self._registry.swap(snapshot.changed(plan.changes))
+        receipt = self._append(draft)
+        for effect in effects:
+            if isinstance(effect, StoreSignature) and draft.digest is not None:
+                principal = draft.caller.principal.id
+                place = (principal, draft.key, draft.version, draft.scheme, draft.digest)
+                self._signatures.setdefault(place, StoredSignature(effect.signature, receipt.index))
+        return receipt
