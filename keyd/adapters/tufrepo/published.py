@@ -111,7 +111,8 @@ def read(folder: Folder) -> Published | None:
     """
     root = read_root(folder)
     if root is None:
-        if folder.metadata.is_dir() and any(folder.metadata.iterdir()):
+        begun = "root" in folder.staged_files()  # A first publication that was cut short.
+        if not begun and folder.metadata.is_dir() and any(folder.metadata.iterdir()):
             raise RepositoryError(
                 f"{folder.metadata} holds files but no N.root.json: not touching it",
                 file=folder.metadata,

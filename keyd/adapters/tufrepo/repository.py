@@ -74,7 +74,9 @@ class Repository:
             for role in edits.TOP_LEVEL:
                 edits.set_role_keys(root, role, roles[role].public.values(), roles[role].threshold)
 
-        begun = "root" in self.folder.staged_files()
+        for role, keys in roles.items():
+            edits.check_threshold(role, keys.threshold, len(keys.public))
+        begun = "root" in self.folder.staged_files() and not self.folder.root_versions()
         if not begun and names_in(self.folder.metadata):
             raise RepositoryError(
                 f"{self.folder.metadata} is not empty: a new repository is made in a new folder",
