@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -24,6 +24,9 @@ from keyd.cli.exits import Exit, exit_code
 from keyd.errors import KeydError
 
 T = TypeVar("T")
+
+Advance = Callable[[int], None]
+"""Moves a progress bar on by so many bytes."""
 
 PROGRAM = "keydctl"
 
@@ -127,3 +130,13 @@ def progress(items: Iterable[T], label: str, length: int | None = None) -> Itera
         return
     with click.progressbar(items, label=label, length=length, file=sys.stderr) as bar:
         yield bar
+
+
+@contextmanager
+def progress_bytes(size: int, label: str) -> Iterator[Advance]:
+    """A function that is told how many bytes were done; a bar, on a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with click.progressbar(length=size, label=label, file=sys.stderr) as bar:
+        yield lambda count: bar.update(count)

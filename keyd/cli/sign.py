@@ -61,7 +61,7 @@ def sign(
                 digest=_digest(digest) if digest else None,
                 encoding=_encoding(encoding),
                 scheme=_scheme(scheme),
-                context=_context(context),
+                context=parse_context(context),
                 reason=reason,
                 dry_run=dry_run,
             )
@@ -179,7 +179,7 @@ def _receipt(s: Signature, dry_run: bool, target: str | None) -> str:
 
 def _write(target: str, signature: bytes) -> None:
     if target == "-":
-        click.get_binary_stream("stdout").write(signature)
+        sys.stdout.buffer.write(signature)
         return
     try:
         Path(target).write_bytes(signature)
@@ -215,7 +215,12 @@ def _scheme(text: str) -> Scheme | None:
     return Scheme(text) if text else None
 
 
-def _context(text: str | None) -> Context:
+def parse_context(text: str | None) -> Context:
+    """REPO:ROLE, or nothing claimed.
+
+    Raises:
+        click.UsageError: it is something else.
+    """
     from keyd.model import Context
 
     if text is None:

@@ -22,7 +22,7 @@ from keyd.client.failures import from_call
 from keyd.client.link import OPTIONS, SHOW_TIMEOUT_S, Link, credentials
 from keyd.client.retry import RETRIES, Retries
 from keyd.errors import KeydError
-from keyd.model import Entry, SignRequest
+from keyd.model import Checkpoint, Entry, SignRequest
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -115,6 +115,10 @@ class AsyncClient:
         """What the daemon said about the kept checkpoint: empty, same, ahead, behind,
         inconsistent or foreign."""
         return self._link.kept.verdict
+
+    def kept_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint this user has kept of this daemon, or None."""
+        return self._link.kept.read()
 
     def forget_checkpoint(self) -> bool:
         """Drop the kept checkpoint, after the daemon was set up anew; False: there was none."""
