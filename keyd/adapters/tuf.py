@@ -87,8 +87,16 @@ class KeydSigner(Signer):
 
     SCHEME = SCHEME
 
-    def __init__(self, uri: KeydUri, public_key: SSlibKey, *, reason: str = "") -> None:
-        """``reason``: why, for the audit log; at most 1 000 characters.
+    def __init__(
+        self,
+        uri: KeydUri,
+        public_key: SSlibKey,
+        *,
+        reason: str = "",
+        client: Client | None = None,
+    ) -> None:
+        """``reason``: why, for the audit log; at most 1 000 characters. ``client``: to use instead
+        of the one that all signers of an endpoint share.
 
         Raises:
             ValueError: keyd cannot make signatures of the key's scheme.
@@ -101,6 +109,7 @@ class KeydSigner(Signer):
         self._public_key = public_key
         self._der = public_key_der(public_key)
         self._reason = reason
+        self._client = client
 
     @classmethod
     def from_priv_key_uri(
@@ -164,7 +173,7 @@ class KeydSigner(Signer):
             KeydError: whatever the daemon refused with.
         """
         uri = self._uri
-        client = _shared.get(uri.endpoint, uri.profile)
+        client = self._client or _shared.get(uri.endpoint, uri.profile)
         ecdsa = self._scheme.value.startswith("ecdsa-")
         try:
             signed = client.sign(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Key as TufKey
@@ -20,10 +20,9 @@ from keyd.adapters.tuf import KeydSigner, public_key_der
 from keyd.adapters.tufrepo.settings import Settings
 from keyd.adapters.uri import SCHEME, KeydUri
 from keyd.errors import KeydError, VersionTakenError
-from keyd.model import Key
 
-ListKeys = Callable[[], Iterable[Key]]
-"""Asks the daemon for all keys this caller may see."""
+if TYPE_CHECKING:
+    from keyd.client import Client
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +50,13 @@ class KeyRing:
     """Finds signers and signs.
 
     ``extra``: URIs to try for keys that have none, keyid -> URIs, with "" for any key.
-    ``reason``: for the audit log. ``endpoint``, ``profile``: for URIs that name none.
+    ``connect``: the daemon for URIs that name none, and for keys without a URI.
+    ``reason``: for the audit log.
     """
 
     settings: Settings
-    list_keys: ListKeys = tuple
+    connect: Callable[[], Client] | None = None
     extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    endpoint: str = ""
-    profile: str = ""
     reason: str = ""
     _held: dict[bytes, str] | None = None
 
@@ -111,19 +109,15 @@ class KeyRing:
             return Signer.from_priv_key_uri(uri, key)
         if not isinstance(key, SSlibKey):
             raise ValueError(f"keyd cannot sign as {key.keytype} {key.scheme}")
-        return KeydSigner(self.complete(uri, role), key, reason=self.reason)
-
-    def complete(self, uri: str, role: str) -> KeydUri:
-        """A ``keyd:`` URI with this repository, the role, and the command's connection."""
         parsed = KeydUri.parse(uri)
-        named = bool(parsed.endpoint or parsed.profile)
-        return replace(
+        complete = replace(
             parsed,
             repository=parsed.repository or self.settings.repository,
             role=parsed.role or role,
-            endpoint=parsed.endpoint if named else self.endpoint,
-            profile=parsed.profile if named else self.profile,
         )
+        elsewhere = bool(parsed.endpoint or parsed.profile)
+        client = None if elsewhere or self.connect is None else self.connect()
+        return KeydSigner(complete, key, reason=self.reason, client=client)
 
     def uri_of(self, key: TufKey) -> str:
         """The first URI known for a key, or empty."""
@@ -144,11 +138,13 @@ class KeyRing:
             yield from self.extra.get("", ())
 
     def _ask_daemon(self, key: SSlibKey) -> Iterable[str]:
+        if self.connect is None:
+            return
         if self._held is None:
             try:
                 self._held = {
                     version.public_key: str(KeydUri(held.name))
-                    for held in self.list_keys()
+                    for held in self.connect().list_keys()
                     for version in held.versions
                     if version.public_key
                 }

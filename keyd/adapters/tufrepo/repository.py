@@ -60,6 +60,19 @@ class Repository:
         self.settings.signers.update({k.public.keyid: k.uri for k in keys if k.uri})
         self.settings.save(self.folder)
 
+    def check_new(self) -> None:
+        """Refuse a folder in which no new repository can be made.
+
+        Raises:
+            RepositoryError: it holds a repository, or files keyd does not know.
+        """
+        begun = "root" in self.folder.staged_files() and not self.folder.root_versions()
+        if not begun and names_in(self.folder.metadata):
+            raise RepositoryError(
+                f"{self.folder.metadata} is not empty: a new repository is made in a new folder",
+                hint=f"an existing one is taken over with: keydctl tuf migrate {self.folder.path}",
+            )
+
     def create(self, roles: Mapping[str, RoleKeys]) -> Report:
         """Make a new repository: root 1 with these keys, empty targets, snapshot, timestamp.
 
@@ -76,12 +89,7 @@ class Repository:
 
         for role, keys in roles.items():
             edits.check_threshold(role, keys.threshold, len(keys.public))
-        begun = "root" in self.folder.staged_files() and not self.folder.root_versions()
-        if not begun and names_in(self.folder.metadata):
-            raise RepositoryError(
-                f"{self.folder.metadata} is not empty: a new repository is made in a new folder",
-                hint=f"an existing one is taken over with: keydctl tuf migrate {self.folder.path}",
-            )
+        self.check_new()
         with self.folder.locked():
             self.remember([key for role in roles.values() for key in role.keys])
         with self.changing() as change:
