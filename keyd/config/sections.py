@@ -1,0 +1,286 @@
+"""The sections of keyd.toml. The descriptions here are the reference in docs/configuration.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from keyd.config.values import (
+    Address,
+    ConfigPath,
+    GroupName,
+    LogOrigin,
+    LoopbackAddress,
+    PinSourceText,
+    SocketMode,
+    SocketPrincipal,
+    TokenName,
+    split_address,
+)
+from keyd.device.settings import MAX_HOSTS, TokenConfig
+from keyd.server.limits import MIB, Limits
+from keyd.server.listeners import TcpListener, Transport, UnixListener
+from keyd.server.tls import TlsFiles
+
+
+class Section(BaseModel):
+    """Frozen, strict, and silent about values in errors."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
+
+
+class ServerSection(Section):
+    """The daemon itself."""
+
+    state_dir: ConfigPath = Field(
+        Path("/var/lib/keyd-server"), description="Folder of the database; no two daemons share it."
+    )
+    run_dir: ConfigPath = Field(
+        Path("/run/keyd-server"), description="Folder of what ends with the daemon."
+    )
+    policy: ConfigPath = Field(
+        Path("/etc/keyd-server/policy.toml"),
+        description="Who may do what: docs/policy.md. Read again on SIGHUP.",
+    )
+    drain_timeout_s: float = Field(
+        30.0,
+        ge=0,
+        le=600,
+        description="Seconds that calls in progress get to finish at SIGTERM. Keep it below the "
+        "unit's TimeoutStopSec.",
+    )
+    destroy_wait_days: int = Field(
+        7, ge=1, le=3650, description="Days between scheduling a destruction and being able to."
+    )
+
+
+class LogSection(Section):
+    """The audit log."""
+
+    origin: LogOrigin = Field(
+        description="The log's name in its checkpoints, unique in the world and for ever the same, "
+        "like `keyd.example.org/prod`."
+    )
+    token: TokenName = Field(
+        description="Name of the token on which the log key is made; it should sign without a "
+        "touch and without a person."
+    )
+    checkpoint_file: ConfigPath = Field(
+        Path("/var/log/keyd-server/checkpoint"),
+        description="The newest checkpoint is also written here. It must lie outside `state_dir`, "
+        "since it shows whether an old copy of that was put back.",
+    )
+    checkpoint_interval_s: float = Field(
+        1.0, ge=0.1, le=3600, description="Seconds that an entry waits for a checkpoint at most."
+    )
+    checkpoint_entries: int = Field(
+        1000, ge=1, le=1_000_000, description="Entries after which a checkpoint does not wait."
+    )
+    max_uncheckpointed: int = Field(
+        100_000,
+        ge=1000,
+        le=100_000_000,
+        description="Entries without a checkpoint, the log's token being away, at which signing "
+        "stops.",
+    )
+    refusal_reserve_bytes: int = Field(
+        64 * MIB,
+        ge=MIB,
+        description="Bytes of free disk below which refusals are no longer written, so that "
+        "nobody can stop signing by knocking.",
+    )
+
+
+class LimitsSection(Section):
+    """What is taken on at once. Beyond, callers get RESOURCE_EXHAUSTED or UNAVAILABLE and a time to
+    come back."""
+
+    max_message_bytes: int = Field(
+        8 * MIB, ge=1024, le=64 * MIB, description="Bytes of one message to sign."
+    )
+    max_request_bytes: int = Field(
+        32 * MIB, ge=4096, le=256 * MIB, description="Bytes of one request, batches included."
+    )
+    max_bytes_in_flight: int = Field(
+        256 * MIB, ge=MIB, description="Bytes of all requests in progress together."
+    )
+    max_batch_items: int = Field(10_000, ge=1, le=10_000, description="Items of one `SignBatch`.")
+    max_concurrent_calls: int = Field(
+        512, ge=1, le=100_000, description="Calls in progress, all callers together."
+    )
+    max_concurrent_calls_per_principal: int = Field(
+        256, ge=1, le=100_000, description="Calls in progress of one principal."
+    )
+    max_streams: int = Field(
+        64, ge=1, le=10_000, description="Open `TailEntries`, all callers together."
+    )
+    max_streams_per_principal: int = Field(
+        8, ge=1, le=10_000, description="Open `TailEntries` of one principal."
+    )
+    max_connections: int = Field(
+        1000,
+        ge=1,
+        le=100_000,
+        description="Open connections of one listener. All listeners together should stay well "
+        "below the limit on open files.",
+    )
+    max_connection_age_s: float = Field(
+        3600.0,
+        ge=1,
+        description="Seconds after which a connection is renewed. Certificates are checked on each "
+        "call in any case.",
+    )
+
+
+class UnixListenerSection(Section):
+    """A unix socket: whoever can open it is its principal, since the kernel's word on the peer
+    does not reach gRPC."""
+
+    kind: Literal["unix"] = Field(description="`unix`.")
+    path: ConfigPath = Field(description="Where the socket appears; at most 107 bytes.")
+    principal: SocketPrincipal = Field(
+        description="`socket:NAME`, as policy.toml and the log call whoever comes in here. Each "
+        "socket has its own."
+    )
+    group: GroupName | None = Field(
+        None,
+        description="Group that may open the socket; the service's user must be in it. Its "
+        "members are logged as this socket, never as a person.",
+    )
+    mode: SocketMode = Field(
+        0o600,
+        description='Permissions: `"0600"`, `"0660"` or `"0666"` (everybody on this machine).',
+    )
+
+    def settings(self) -> UnixListener:
+        """As the server room takes it."""
+        return UnixListener(self.path, self.principal, self.mode, self.group)
+
+
+class TcpListenerSection(Section):
+    """A TCP port with mutual TLS 1.2 or 1.3. The principal is the client certificate's single URI,
+    else e-mail, else DNS name."""
+
+    kind: Literal["tcp"] = Field(description="`tcp`.")
+    address: Address = Field(description="IP address and port: `0.0.0.0:7443`, `[::]:7443`.")
+    cert: ConfigPath = Field(description="Server certificate, PEM, with its intermediates.")
+    key: ConfigPath = Field(
+        description="Its private key, PEM, unencrypted, readable by the service's group at most. "
+        "Certificate, key, CAs and deny-list are read again when they change."
+    )
+    client_ca: ConfigPath = Field(description="CAs of the clients' certificates, PEM.")
+    deny_list: ConfigPath | None = Field(
+        None,
+        description="Certificates that are refused from the next call on: a line `serial:HEX` or "
+        "`sha256:HEX` (of certificate or public key) each.",
+    )
+
+    def settings(self) -> TcpListener:
+        """As the server room takes it."""
+        host, port = split_address(self.address)
+        return TcpListener(
+            host, port, TlsFiles(self.cert, self.key, self.client_ca, self.deny_list)
+        )
+
+
+class TokenSection(Section):
+    """A PKCS#11 token."""
+
+    name: TokenName = Field(description="What keyd calls the token, for ever.")
+    module: ConfigPath = Field(description="The vendor's PKCS#11 library (a `.so`).")
+    label: str | None = Field(
+        None, min_length=1, max_length=32, description="The token's label; or give its serial."
+    )
+    serial: str | None = Field(
+        None, min_length=1, max_length=16, description="The token's serial number."
+    )
+    pin: PinSourceText = Field(
+        "prompt",
+        description="Where the PIN comes from: `credential:NAME` (systemd's LoadCredential), "
+        "`file:PATH` (readable by its owner only) or `prompt` (a person unlocks the token). Never "
+        "the PIN itself.",
+    )
+    hosts: int = Field(
+        1,
+        ge=1,
+        le=MAX_HOSTS,
+        description="Processes logged in at once: more of them sign more in a second.",
+    )
+    token_timeout_s: float = Field(
+        30.0,
+        ge=0.1,
+        le=600,
+        description="Seconds one operation may take before its process is replaced; more than "
+        "a touch needs.",
+    )
+    queue_limit: int = Field(
+        20_000, ge=1, le=1_000_000, description="Signatures that may wait for this token."
+    )
+    softhsm_conf: ConfigPath | None = Field(
+        None, description="For SoftHSM: its configuration file (SOFTHSM2_CONF)."
+    )
+
+    def settings(self) -> TokenConfig:
+        """As the device room takes it."""
+        return TokenConfig(
+            name=self.name,
+            module=self.module,
+            label=self.label,
+            serial=self.serial,
+            pin_source=self.pin,
+            hosts=self.hosts,
+            token_timeout_s=self.token_timeout_s,
+            queue_limit=self.queue_limit,
+            softhsm_conf=self.softhsm_conf,
+        )
+
+
+class MetricsSection(Section):
+    """Prometheus metrics; without this section there are none."""
+
+    address: LoopbackAddress = Field(
+        description="Loopback address and port: `127.0.0.1:9464`; port 0 takes a free one."
+    )
+
+
+ListenerSection = Annotated[UnixListenerSection | TcpListenerSection, Field(discriminator="kind")]
+
+
+class Config(Section):
+    """All of keyd.toml."""
+
+    server: ServerSection = ServerSection()  # type: ignore[call-arg]
+    log: LogSection
+    limits: LimitsSection = LimitsSection()  # type: ignore[call-arg]
+    metrics: MetricsSection | None = None
+    listeners: Annotated[tuple[ListenerSection, ...], Field(strict=False)] = Field(alias="listener")
+    tokens: Annotated[tuple[TokenSection, ...], Field(strict=False)] = Field(alias="token")
+
+    def call_limits(self) -> Limits:
+        """The bounds on calls, as the server room takes them."""
+        limits = self.limits
+        return Limits(
+            max_calls=limits.max_concurrent_calls,
+            max_calls_per_principal=limits.max_concurrent_calls_per_principal,
+            max_streams=limits.max_streams,
+            max_streams_per_principal=limits.max_streams_per_principal,
+            max_request_bytes=limits.max_request_bytes,
+            max_bytes_in_flight=limits.max_bytes_in_flight,
+            max_message_bytes=limits.max_message_bytes,
+            max_batch_items=limits.max_batch_items,
+        )
+
+    def transport(self) -> Transport:
+        """The bounds on connections, as the server room takes them."""
+        return Transport(
+            max_connections=self.limits.max_connections,
+            max_connection_age_s=self.limits.max_connection_age_s,
+        )
