@@ -1,0 +1,295 @@
+"""keyd-server: starts the daemon, and looks after its configuration, state and certificates."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from keyd import __version__
+from keyd.cli.exits import Exit
+from keyd.cli.server_speech import PROGRAM, complain, note, say
+from keyd.errors import KeydError
+
+DEFAULT_CONFIG = Path("/etc/keyd-server/keyd.toml")
+
+_EXTRA = ("pydantic", "sqlalchemy", "prometheus_client", "grpc_health", "pkcs11")
+"""Packages of the `server` extra; the base install has this command but not them."""
+
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=DEFAULT_CONFIG,
+    show_default=True,
+    help="The configuration file.",
+)
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 needs people, 4 try again.",
+)
+@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+@click.pass_context
+def keyd_server(context: click.Context) -> None:
+    """The signing daemon. Without a command: run."""
+    if context.invoked_subcommand is None:
+        context.invoke(run_command, config=DEFAULT_CONFIG)
+
+
+@keyd_server.command("run")
+@config_option
+def run_command(config: Path) -> None:
+    """Run the daemon until SIGTERM; SIGHUP reads policy and certificates again."""
+    from keyd.cli.server_run import run_daemon
+    from keyd.config import load_config
+
+    run_daemon(load_config(config))
+
+
+@keyd_server.command()
+@click.option(
+    "--dir",
+    "folder",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Everything is made under this folder, and used again the next time.",
+)
+@click.option("--tcp", metavar="HOST:PORT", help="Listen there too, with mutual TLS.")
+@click.option("--hosts", type=click.IntRange(1, 32), default=1, help="Token host processes.")
+def dev(folder: Path, tcp: str | None, hosts: int) -> None:
+    """Run a daemon for development: a SoftHSM token, one admin socket, nothing to set up.
+
+    Keys on a SoftHSM token are files: never sign anything real with it.
+    """
+    from keyd.cli.server_dev import make_folder
+    from keyd.cli.server_run import run_daemon
+    from keyd.config import load_config
+
+    made = make_folder(folder, tcp=tcp, hosts=hosts, now=datetime.now(UTC))
+
+    def ready() -> None:
+        say(f"{PROGRAM}: development daemon is ready; in another shell:")
+        say(f"  export KEYD_ENDPOINT=unix:{made.socket}")
+
+    run_daemon(load_config(made.config), dev=True, ready=ready)
+
+
+@keyd_server.command()
+@config_option
+def check(config: Path) -> None:
+    """Check configuration, policy and TLS files; starts nothing and asks no token."""
+    from keyd.cli.server_check import check_all
+
+    findings = check_all(config, datetime.now(UTC))
+    for line in findings.lines:
+        say(line)
+    if findings.errors:
+        for error in findings.errors:
+            complain(error)
+        raise click.exceptions.Exit(int(Exit.USAGE))
+    say("everything is in order")
+
+
+@keyd_server.command()
+@config_option
+def migrate(config: Path) -> None:
+    """Bring the database to this version's form; a copy is put beside it first."""
+    from keyd.cli.server_state import migrate_state
+    from keyd.config import load_config
+
+    say(migrate_state(load_config(config)))
+
+
+@keyd_server.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@config_option
+def backup(file: Path, config: Path) -> None:
+    """Write the state to a new FILE; also while the daemon runs."""
+    from keyd.config import load_config
+    from keyd.store.backup import backup as write_backup
+
+    size = write_backup(load_config(config).server.state_dir, file)
+    say(f"{file}: state with a log of {size} entries; private keys stay on their tokens")
+
+
+@keyd_server.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@config_option
+def restore(file: Path, config: Path) -> None:
+    """Put a backup into an empty state folder; the log is marked as restored."""
+    from keyd.cli.server_state import owned_by_service
+    from keyd.config import load_config
+    from keyd.store.backup import restore as restore_backup
+
+    state_dir = load_config(config).server.state_dir
+    with owned_by_service(state_dir):
+        size = restore_backup(file, state_dir, datetime.now(UTC))
+    say(f"{state_dir}: restored, the log has {size} entries")
+    say("what was signed after the backup is not in it: see docs/operations.md before signing")
+
+
+@keyd_server.group()
+def clock() -> None:
+    """What the daemon thinks of the clock."""
+
+
+@clock.command("accept")
+@config_option
+def clock_accept(config: Path) -> None:
+    """Say that the clock is right, after the daemon stopped what depends on it."""
+    from keyd.cli.server_state import accept
+    from keyd.config import load_config
+
+    say(accept(load_config(config), "clock"))
+
+
+@keyd_server.group()
+def checkpoint() -> None:
+    """What the daemon knows of a log that is shorter than its checkpoints."""
+
+
+@checkpoint.command("accept")
+@config_option
+def checkpoint_accept(config: Path) -> None:
+    """Accept that entries are lost: bound keys sign again. Read docs/operations.md first."""
+    from keyd.cli.server_state import accept
+    from keyd.config import load_config
+
+    say(accept(load_config(config), "checkpoint"))
+
+
+@keyd_server.command("log-key")
+@config_option
+def log_key(config: Path) -> None:
+    """Print the public keys that check this daemon's checkpoints, as C2SP verifier keys."""
+    from keyd.cli.server_state import verifier_keys
+    from keyd.config import load_config
+
+    for line in verifier_keys(load_config(config)):
+        say(line)
+
+
+@keyd_server.group()
+def tls() -> None:
+    """Certificates for mutual TLS, for those without a PKI."""
+
+
+@tls.command("sign")
+@click.argument("request", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--ca-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("/etc/keyd-server/tls/ca"),
+    show_default=True,
+    help="The CA's folder; made on first use.",
+)
+@click.option("--server", is_flag=True, help="Sign for a daemon instead of a client.")
+@click.option("--days", type=click.IntRange(min=1), help="Default: 90, for servers 397.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the certificate to a new file instead of standard output.",
+)
+def tls_sign(request: Path, ca_dir: Path, server: bool, days: int | None, out: Path | None) -> None:
+    """Sign a certificate request that `keydctl tls request` or openssl made."""
+    from keyd.pki.authority import CLIENT_DAYS, SERVER_DAYS, Authority
+    from keyd.pki.files import write_new_file
+    from keyd.pki.request import MAX_REQUEST_BYTES, inspect_request
+
+    now = datetime.now(UTC)
+    with request.open("rb") as file:
+        pem = file.read(MAX_REQUEST_BYTES + 1)
+    info = inspect_request(pem)
+    authority = Authority.open(ca_dir, now)
+    if server:
+        certificate = authority.sign_server(pem, now, days or SERVER_DAYS)
+    else:
+        certificate = authority.sign_client(pem, now, days or CLIENT_DAYS)
+    note(f"signed for {', '.join(info.names)} ({info.key}) with the CA in {ca_dir}")
+    if out is None:
+        click.echo(certificate.decode(), nl=False)
+    else:
+        write_new_file(out, certificate, mode=0o644)
+        say(f"{out}: certificate; {ca_dir / 'ca.pem'} is the CA the other side has to know")
+
+
+@keyd_server.command()
+@click.option("--user", is_flag=True, help="For yourself on this machine, with a user unit.")
+@click.option("--token-module", type=click.Path(path_type=Path), help="The PKCS#11 library.")
+@click.option("--token-label", help="The token's label, as its own tool shows it.")
+@click.option("--token-name", help="What keyd calls the token; by default made from its label.")
+@click.option(
+    "--pin",
+    "pin_source",
+    metavar="SOURCE",
+    default="prompt",
+    show_default=True,
+    help="prompt, credential:NAME or file:PATH; never the PIN itself.",
+)
+def init(
+    user: bool,
+    token_module: Path | None,
+    token_label: str | None,
+    token_name: str | None,
+    pin_source: str,
+) -> None:
+    """Write a commented keyd.toml and a starter policy.toml, and say what comes next."""
+    from keyd.cli.server_init import NewToken, initialise
+
+    if (token_module is None or token_label is None) and not sys.stdin.isatty():
+        raise click.UsageError("name your token with --token-module and --token-label")
+    if token_module is None:
+        token_module = click.prompt(
+            "PKCS#11 library of your token", type=click.Path(path_type=Path)
+        )
+    if token_label is None:
+        token_label = click.prompt("The token's label")
+    token = NewToken(token_module, token_label, token_name or "", pin_source)
+    for line in initialise(user=user, token=token):
+        say(line)
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code. Says everything that has to be said."""
+    try:
+        result = keyd_server.main(
+            list(sys.argv[1:] if args is None else args),
+            prog_name=PROGRAM,
+            standalone_mode=False,
+        )
+        return result if isinstance(result, int) else Exit.DONE
+    except KeydError as e:
+        return complain(e)
+    except click.exceptions.Exit as e:
+        return e.exit_code
+    except click.UsageError as e:
+        note(f"error: {e.format_message()}")
+        note(f"hint: see {e.ctx.command_path if e.ctx else PROGRAM} --help")
+        return Exit.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        return Exit.INTERRUPTED
+    except ModuleNotFoundError as e:
+        if e.name is None or e.name.partition(".")[0] not in _EXTRA:
+            raise
+        note(f"error: the daemon needs the package {e.name.partition('.')[0]}")
+        note("hint: install keyd with its server extra: pip install 'keyd[server]'")
+        return Exit.FAILED
+    except OSError as e:
+        where = f"{e.filename}: " if e.filename else ""
+        note(f"error: {where}{e.strerror or e}")
+        return Exit.FAILED
+
+
+def main() -> None:
+    """Entry point."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

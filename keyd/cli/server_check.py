@@ -1,0 +1,98 @@
+"""`keyd-server check`: everything that can be known without starting or asking a token."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+
+from keyd.config import Config, TcpListenerSection, load_config
+from keyd.errors import ConfigError
+from keyd.policy.file import FilePolicy
+from keyd.server.tls import TlsMaterial
+
+_EXPIRES_SOON = timedelta(days=30)
+
+
+@dataclass(slots=True)
+class Findings:
+    """``lines``: what was looked at, and warnings; ``errors``: what would stop the start."""
+
+    lines: list[str] = field(default_factory=list)
+    errors: list[ConfigError] = field(default_factory=list)
+
+
+def check_all(path: Path, now: datetime) -> Findings:
+    """Check configuration, policy, PIN files and TLS files; raises nothing."""
+    found = Findings()
+    try:
+        config = load_config(path)
+    except ConfigError as e:
+        found.errors.append(e)
+        return found
+    found.lines.append(
+        f"{path}: {_count(config.tokens, 'token')}, {_count(config.listeners, 'listener')}"
+    )
+    _check_policy(config, found)
+    for token in config.tokens:
+        if token.pin.startswith("file:"):
+            _check_pin_file(Path(token.pin.removeprefix("file:")), found)
+    for listener in config.listeners:
+        if isinstance(listener, TcpListenerSection):
+            _check_tls(listener, now, found)
+    return found
+
+
+def _count(things: tuple[object, ...], word: str) -> str:
+    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
+
+
+def _check_policy(config: Config, found: Findings) -> None:
+    try:
+        policy = FilePolicy(config.server.policy).current
+    except ConfigError as e:
+        found.errors.append(e)
+        return
+    found.lines.append(
+        f"{config.server.policy}: {_count(policy.grants, 'grant')}, {_count(policy.rules, 'rule')}"
+    )
+    if not policy.grants:
+        found.lines.append(f"warning: {config.server.policy} grants nothing to anybody")
+
+
+def _check_pin_file(path: Path, found: Findings) -> None:
+    """Only its rights: nobody's PIN is read here."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as e:
+        found.errors.append(ConfigError(f"{path}: PIN file: {e.strerror}", file=path))
+        return
+    if mode & 0o077:
+        found.errors.append(
+            ConfigError(
+                f"{path}: others can read the PIN (mode {mode:04o})",
+                hint=f"chmod 600 {path}",
+                file=path,
+            )
+        )
+
+
+def _check_tls(listener: TcpListenerSection, now: datetime, found: Findings) -> None:
+    try:
+        TlsMaterial(listener.settings().files)
+        certificate = x509.load_pem_x509_certificates(listener.cert.read_bytes())[0]
+    except ConfigError as e:
+        found.errors.append(e)
+        return
+    ends = certificate.not_valid_after_utc
+    if ends <= now:
+        found.errors.append(
+            ConfigError(f"{listener.cert}: expired {ends:%F %H:%M} UTC", file=listener.cert)
+        )
+        return
+    found.lines.append(f"{listener.address}: TLS files fit together, valid until {ends:%F}")
+    if ends - now < _EXPIRES_SOON:
+        found.lines.append(f"warning: {listener.cert} expires in {(ends - now).days} days")

@@ -1,0 +1,124 @@
+"""`keyd-server dev`: everything a daemon needs, made under one folder.
+
+DIR/keyd.toml     written anew at each start, from the options
+DIR/policy.toml   written once: the socket's principal is admin and signer
+DIR/pin           the token's PIN, random, 0600
+DIR/tokens        SoftHSM's store; DIR/softhsm2.conf leads there
+DIR/state         registry and log; DIR/checkpoint is the newest checkpoint
+DIR/run/keyd.sock the socket
+DIR/tls           with --tcp: a CA of its own and the daemon's certificate
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from keyd.cli.softhsm_token import create_token, find_softhsm
+from keyd.config import Starter, starter_config
+from keyd.errors import ConfigError
+from keyd.model import Pin
+from keyd.pki.authority import Authority
+from keyd.pki.files import write_new_file
+from keyd.pki.request import new_request
+from keyd.policy.starter import starter_policy
+
+PRINCIPAL = "socket:dev"
+TOKEN = "dev"  # noqa: S105
+
+
+@dataclass(frozen=True, slots=True)
+class DevFolder:
+    """Where things are. ``socket`` appears when the daemon is ready."""
+
+    config: Path
+    socket: Path
+
+
+def make_folder(folder: Path, *, tcp: str | None, hosts: int, now: datetime) -> DevFolder:
+    """Make what is missing in the folder, and its keyd.toml.
+
+    ``tcp``: HOST:PORT of a second listener, or None. ``hosts``: token host processes.
+
+    Raises:
+        ConfigError: SoftHSM is missing, the folder cannot be used, or others can write to it.
+    """
+    folder = folder.absolute()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(f"{folder}: cannot be made: {e.strerror}", file=folder) from e
+    module = find_softhsm()
+    conf = _make_token(folder, module)
+    policy = folder / "policy.toml"
+    if not policy.exists():
+        write_new_file(policy, starter_policy(PRINCIPAL).encode(), mode=0o600)
+    made = DevFolder(folder / "keyd.toml", folder / "run" / "keyd.sock")
+    text = starter_config(
+        Starter(
+            state_dir=folder / "state",
+            run_dir=folder / "run",
+            policy=policy,
+            checkpoint_file=folder / "checkpoint",
+            socket=made.socket,
+            principal=PRINCIPAL,
+            origin="keyd.invalid/dev",
+            token=TOKEN,
+            module=module,
+            label=TOKEN,
+            pin=f"file:{folder / 'pin'}",
+            softhsm_conf=conf,
+        )
+    )
+    # The starter ends inside its [[token]] table.
+    text += f"hosts = {hosts}\n"
+    if tcp:
+        text += _tcp_listener(folder / "tls", tcp, now)
+    made.config.write_text("# Written at each start of `keyd-server dev`.\n" + text)
+    return made
+
+
+def _make_token(folder: Path, module: Path) -> Path:
+    """SoftHSM's configuration; the token is made on first use."""
+    tokens, conf, done = folder / "tokens", folder / "softhsm2.conf", folder / "tokens.made"
+    conf.write_text(
+        f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n"
+        "slots.removable = false\n"
+    )
+    if done.exists():
+        return conf
+    if tokens.exists() and any(tokens.iterdir()):
+        raise ConfigError(
+            f"{tokens} holds a token that was not finished",
+            hint=f"nothing was signed with it: remove {tokens} and start again",
+            file=tokens,
+        )
+    tokens.mkdir(mode=0o700, exist_ok=True)
+    pin_file = folder / "pin"
+    if not pin_file.exists():
+        write_new_file(pin_file, secrets.token_urlsafe(12).encode() + b"\n", mode=0o600)
+    so_pin = Pin(secrets.token_urlsafe(12))  # nobody needs it again: the token is thrown away
+    create_token(module, conf, TOKEN, so_pin, Pin(pin_file.read_text().strip()))
+    done.touch(mode=0o600)
+    return conf
+
+
+def _tcp_listener(folder: Path, address: str, now: datetime) -> str:
+    """A [[listener]] with a certificate for this machine, made on first use."""
+    authority = Authority.open(folder / "ca", now)
+    certificate, key = folder / "server.pem", folder / "server.key"
+    if not certificate.exists():
+        request = new_request(["dns:localhost", "ip:127.0.0.1", "ip:::1"])
+        key.unlink(missing_ok=True)
+        write_new_file(key, request.key_pem, mode=0o600)
+        write_new_file(certificate, authority.sign_server(request.csr_pem, now), mode=0o644)
+    return f"""
+[[listener]]
+kind = "tcp"
+address = "{address}"
+cert = "{certificate}"
+key = "{key}"
+client_ca = "{folder / "ca" / "ca.pem"}"
+"""

@@ -1,0 +1,154 @@
+"""What keyd-server does to the state of a daemon that is not running."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from keyd.audit.checkpointer import Checkpointer, CheckpointSettings
+from keyd.audit.log import Log, LogSettings, boot_time_s
+from keyd.audit.note import VerifierKey
+from keyd.config import Config
+from keyd.errors import ConfigError
+from keyd.logkey import LOG_KEY
+from keyd.model import Caller, Principal, Registry
+from keyd.store.database import sqlite_engine
+from keyd.store.key_rows import load_snapshot
+from keyd.store.registry import KeyRegistry
+from keyd.store.schema import SCHEMA_VERSION
+from keyd.store.state_folder import DATABASE
+from keyd.store.store import Store, open_store
+
+
+class SystemClock:
+    """model.Clock of this machine."""
+
+    def now(self) -> datetime:
+        """See model.Clock."""
+        return datetime.now(UTC)
+
+
+@contextmanager
+def owned_by_service(state_dir: Path) -> Iterator[None]:
+    """What root writes into the state folder inside this block becomes the folder's owner's;
+    else the daemon could not open it."""
+    try:
+        yield
+    finally:
+        if os.geteuid() == 0 and state_dir.is_dir():
+            owner = state_dir.stat()
+            for path in state_dir.iterdir():
+                os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+@contextmanager
+def stopped_store(config: Config) -> Iterator[Store]:
+    """The store of a daemon that is not running.
+
+    Raises:
+        ConfigError: it is running (fact ``pid``), or there is no state yet.
+    """
+    state_dir = config.server.state_dir
+    if not (state_dir / DATABASE).exists():
+        raise ConfigError(
+            f"{state_dir} has no database yet", hint="the daemon makes it at its first start"
+        )
+    with owned_by_service(state_dir):
+        store = open_store(state_dir, clock=SystemClock())
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+def migrate_state(config: Config) -> str:
+    """Bring the database to this version's form; say where it stands.
+
+    Raises:
+        ConfigError: the daemon runs, or the database is newer.
+    """
+    with stopped_store(config) as store:
+        head = store.head()
+    return (
+        f"{config.server.state_dir / DATABASE}: schema {SCHEMA_VERSION}, "
+        f"a log of {head.size} entries"
+    )
+
+
+def accept(config: Config, what: str) -> str:
+    """Write a person's acceptance of the ``clock``, or of a ``checkpoint`` the log is behind of.
+
+    The daemon has to be stopped: what it thinks of clock and log, it holds in memory.
+
+    Raises:
+        ConfigError: the daemon runs.
+        KeydError: the log cannot be written.
+    """
+    with stopped_store(config) as store:
+        return asyncio.run(_accept(config, store, what))
+
+
+async def _accept(config: Config, store: Store, what: str) -> str:
+    clock = SystemClock()
+    checkpointer = Checkpointer(
+        store,
+        clock,
+        CheckpointSettings(config.log.origin, config.log.checkpoint_file),
+        elapsed_s=boot_time_s,
+        older_keys=_verifier_keys(config, store.registry),
+    )
+    log = Log(store, clock, checkpointer, LogSettings())
+    await log.start()
+    try:
+        who = Principal(f"system:uid-{os.environ.get('SUDO_UID') or os.getuid()}", "system")
+        caller = Caller(who, "keyd-server")
+        found = (log.clock_suspect if what == "clock" else log.loss) or ""
+        if not found:
+            return f"nothing to accept: all is well with the {what}"
+        if what == "clock":
+            receipt = await log.accept_clock(caller)
+        else:
+            receipt = await log.accept_checkpoint(caller)
+    finally:
+        # Without the log key there is no checkpoint to wait for; the daemon signs the next one.
+        await log.stop(checkpoint_timeout_s=0.1)
+    return f"accepted ({found}); entry {receipt.index} of the log says so"
+
+
+def verifier_keys(config: Config) -> list[str]:
+    """The log's verifier keys, newest last; reads the database of a running daemon too.
+
+    Raises:
+        ConfigError: there is no state or no log key yet.
+    """
+    file = config.server.state_dir / DATABASE
+    engine = sqlite_engine(file, read_only=True)
+    try:
+        with engine.connect() as connection:
+            registry = KeyRegistry(load_snapshot(connection))
+    except SQLAlchemyError as e:
+        raise ConfigError(f"{file} cannot be read", file=file) from e
+    finally:
+        engine.dispose()
+    found = [str(key) for key in _verifier_keys(config, registry)]
+    if not found:
+        raise ConfigError(
+            "there is no log key yet",
+            hint=f"it is made when token {config.log.token} is ready: keydctl token list",
+        )
+    return found
+
+
+def _verifier_keys(config: Config, registry: Registry) -> list[VerifierKey]:
+    key = registry.find(LOG_KEY)
+    return [
+        VerifierKey.from_public_key(config.log.origin, version.public_key)
+        for version in (key.versions if key else ())
+        if version.public_key
+    ]
