@@ -83,7 +83,7 @@ def parse(text: str, name: str) -> Source:
 
 def nearest(word: str, valid: Iterable[str]) -> str:
     """``; did you mean 'X'?`` for the valid name most like ``word``, or nothing."""
-    found = difflib.get_close_matches(word.lower(), list(valid), n=1, cutoff=0.6)
+    found = difflib.get_close_matches(word.lower(), list(valid), n=1, cutoff=0.5)
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
