@@ -42,7 +42,7 @@ def file_roles(folder: Path) -> dict[str, RoleKeys]:
 def a_repository(path: Path, *, name: str = "acme", ring: KeyRing | None = None) -> Repository:
     """The repository in a folder, as a command would open it."""
     folder = Folder(path)
-    found = settings.find(folder) or settings.Settings(name)
+    found = ring.settings if ring else settings.find(folder) or settings.Settings(name)
     return Repository(folder, found, ring or KeyRing(found), utc_now)
 
 
