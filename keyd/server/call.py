@@ -237,8 +237,6 @@ class Calls:
     def _let_go(self, call: _Call, task: asyncio.Task[Message | KeydError]) -> None:
         self._tasks.discard(task)
         call.give_back()
-        if task.cancelled():  # before its first step: _run had no chance to say so
-            self._ended(call.method, call.caller, _dropped(), call.started, abandoned=True)
 
     # ---------------------------------------------------------------------------- stream
 
