@@ -1,0 +1,360 @@
+"""Builds a running daemon from a Config; the only file that knows all rooms."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+
+from keyd import __version__, content, sdnotify
+from keyd.audit.checkpointer import Checkpointer, CheckpointSettings, LogSigner
+from keyd.audit.log import Log, LogSettings, boot_time_s
+from keyd.audit.note import VerifierKey
+from keyd.config import Config
+from keyd.config.values import split_address
+from keyd.device.pool import DevicePool
+from keyd.enrolment import Enrolment
+from keyd.errors import ConfigError, KeydError
+from keyd.gate import Gate
+from keyd.journal import set_up_logging
+from keyd.keys import Keys
+from keyd.logkey import LogKey
+from keyd.logreads import LogReads
+from keyd.model import SYSTEM, Caller, EntryDraft, Outcome, TokenState
+from keyd.policy import FilePolicy
+from keyd.report import NOT_SIGNING, Report
+from keyd.server.http import Pages
+from keyd.server.listeners import Door, open_door
+from keyd.server.metrics import Metrics
+from keyd.server.services import Services, add_services, build_services
+from keyd.signing import Signing
+from keyd.store import Store, open_store
+from keyd.tokens import Tokens
+from keyd.tokenwatch import TokenWatch
+
+log = logging.getLogger("keyd")
+
+_HEALTH_INTERVAL_S = 0.25
+_CHECK_THREADS = 2
+_MAX_OPEN_FILES = 65_536
+
+
+class SystemClock:
+    """model.Clock: the machine's."""
+
+    def now(self) -> datetime:
+        """Now, UTC."""
+        return datetime.now(UTC)
+
+
+async def serve(
+    config: Config, *, dev: bool = False, ready: Callable[[], None] | None = None
+) -> None:
+    """Run a daemon until SIGTERM or SIGINT, then drain; SIGHUP reads the policy again.
+
+    ``dev``: offer reflection too. ``ready`` is called once callers are let in. Call it on the main
+    thread: token hosts die with the thread that started them.
+
+    Raises:
+        ConfigError: why it cannot start; nothing is left behind.
+    """
+    set_up_logging()
+    raise_open_files()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        daemon = Daemon(config, stack, dev=dev)
+        await daemon.start()
+        loop.add_signal_handler(signal.SIGHUP, daemon.reload_soon)
+        if ready is not None:
+            ready()
+        sdnotify.notify(sdnotify.READY)
+        log.info("serving", extra={"version": __version__, "at": ", ".join(daemon.addresses)})
+        await stop.wait()
+        sdnotify.notify(sdnotify.STOPPING)
+        log.info("draining")
+
+
+class Daemon:
+    """One daemon, put together room by room; what is started is ended by the stack in reverse."""
+
+    def __init__(self, config: Config, stack: contextlib.AsyncExitStack, *, dev: bool) -> None:
+        self._config = config
+        self._stack = stack
+        self._dev = dev
+        self._clock = SystemClock()
+        self._metrics = Metrics()
+        self._policy = FilePolicy(config.server.policy)
+        self._doors: list[Door] = []
+        self._servers: list[grpc.aio.Server] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, as gRPC targets."""
+        return [door.address for door in self._doors]
+
+    async def start(self) -> None:
+        """Bring up everything, and let callers in last.
+
+        Raises:
+            ConfigError: why it cannot start.
+        """
+        config = self._config
+        make_folder(config.server.run_dir)
+        make_folder(config.log.checkpoint_file.parent)
+        store = open_store(config.server.state_dir, clock=self._clock)
+        self._stack.callback(store.close)
+        for listener in config.listeners:
+            door = open_door(listener.settings(), self._clock)
+            self._stack.callback(door.close)
+            self._doors.append(door)
+
+        await self._build(store)
+        await self._log.start()
+        self._stack.push_async_callback(self._log.stop)
+        await self._record("start", f"keyd {__version__}, policy {self._policy.hash[:16]}")
+        self._stack.push_async_callback(self._record, "stop", "drained")
+        self._stack.push_async_callback(self._watch.stop)
+        # Stopped before what listens to it; started after.
+        self._stack.push_async_callback(self._device.stop)
+        await self._device.start()
+        for token in self._device.tokens():
+            if token.state is TokenState.READY:
+                await self._watch.ready(token.name)
+
+        await self._open(self._services(store))
+        if config.metrics is not None:
+            pages = Pages(self._metrics, self._report.healthy)
+            host, port = split_address(config.metrics.address)
+            taken = await pages.start(host, port)
+            self._stack.push_async_callback(pages.stop)
+            log.info("metrics", extra={"at": f"http://{host}:{taken}/metrics"})
+        self._run(self._tend())
+
+    async def _build(self, store: Store) -> None:
+        config = self._config
+        checkpointer = Checkpointer(
+            store,
+            self._clock,
+            CheckpointSettings(
+                origin=config.log.origin,
+                file=config.log.checkpoint_file,
+                interval_s=config.log.checkpoint_interval_s,
+                entries=config.log.checkpoint_entries,
+            ),
+            elapsed_s=boot_time_s,
+        )
+        self._log = Log(
+            store,
+            self._clock,
+            checkpointer,
+            LogSettings(
+                max_uncheckpointed=config.log.max_uncheckpointed,
+                reserve_bytes=config.log.refusal_reserve_bytes,
+            ),
+        )
+        self._device = DevicePool(
+            [token.settings() for token in config.tokens],
+            store.pin_attempts,
+            run_dir=config.server.run_dir,
+            on_event=lambda event: self._watch.on_event(event),
+            on_signed=self._metrics.token_frame,
+        )
+        registry = store.registry
+        self._gate = Gate(self._policy, self._log, registry)
+        self._enrolment = Enrolment(
+            device=self._device, audit=self._log, registry=registry, clock=self._clock
+        )
+        self._log_key = LogKey(
+            token=config.log.token,
+            registry=registry,
+            device=self._device,
+            enrolment=self._enrolment,
+            clock=self._clock,
+        )
+        self._watch = TokenWatch(
+            audit=self._log,
+            enrolment=self._enrolment,
+            log_key=self._log_key,
+            log_key_made=self._use_log_key,
+            metrics=self._metrics,
+        )
+        self._report = Report(
+            log=self._log,
+            registry=registry,
+            device=self._device,
+            policy=self._policy,
+            started_at=self._clock.now(),
+        )
+        self._metrics.watch(self._report.gauges, self._device.tokens)
+        # Known before the log starts: it compares itself with the checkpoint file by this key.
+        self._set_signers()
+
+    def _services(self, store: Store) -> Services:
+        workers = ThreadPoolExecutor(_CHECK_THREADS, thread_name_prefix="keyd-check")
+        self._stack.callback(workers.shutdown)
+        signing = Signing(
+            gate=self._gate,
+            registry=store.registry,
+            device=self._device,
+            audit=self._log,
+            signatures=store,
+            read_content=content.read,
+            workers=workers,
+        )
+        self._stack.push_async_callback(signing.drain)
+        self._stack.push_async_callback(self._enrolment.drain)
+        return build_services(
+            signing=signing,
+            keys=Keys(
+                gate=self._gate,
+                registry=store.registry,
+                device=self._device,
+                audit=self._log,
+                clock=self._clock,
+                enrolment=self._enrolment,
+                check_clock=self._log.check_clock,
+                destroy_wait_s=self._config.server.destroy_wait_days * 86_400,
+            ),
+            tokens=Tokens(
+                gate=self._gate, device=self._device, audit=self._log, registry=store.registry
+            ),
+            audit=LogReads(self._log, store),
+            authorize=self._gate.authorize,
+            policy=lambda: self._policy,
+            report=self._report.status,
+            newest_checkpoint=self._newest_checkpoint,
+            clock=self._clock,
+            limits=self._config.call_limits(),
+            metrics=self._metrics,
+            server_version=__version__,
+        )
+
+    async def _open(self, services: Services) -> None:
+        """Bind every door, start its server, then let callers in."""
+        limits, transport = self._config.call_limits(), self._config.transport()
+        for door in self._doors:
+            server = grpc.aio.server(options=[*limits.transport_options, *transport.options])
+            add_services(server, services, door.identity, reflection=self._dev)
+            door.bind(server)
+            self._servers.append(server)
+        self._stack.push_async_callback(
+            services.drain, self._servers, self._config.server.drain_timeout_s
+        )
+        for server in self._servers:
+            await server.start()
+        self._health = services.health
+        self._set_health()
+        for door in self._doors:
+            door.expose()
+
+    # ------------------------------------------------------------------------------- the log key
+
+    async def _use_log_key(self) -> None:
+        before = self._log.checkpointer.keys
+        self._set_signers()
+        if not before:
+            await self._log.check_outside()
+
+    def _set_signers(self) -> None:
+        public_key = self._log_key.find_public_key()
+        if public_key is None:
+            return
+        origin = self._config.log.origin
+        older = [
+            VerifierKey.from_public_key(origin, key)
+            for key in self._log_key.public_keys()
+            if key != public_key
+        ]
+        signer = LogSigner(VerifierKey.from_public_key(origin, public_key), self._log_key.sign)
+        self._log.checkpointer.set_signers([signer], older)
+
+    def _newest_checkpoint(self) -> str:
+        newest = self._log.checkpointer.newest
+        return newest.note if newest else ""
+
+    # ------------------------------------------------------------------------------- while it runs
+
+    def reload_soon(self) -> None:
+        """SIGHUP: read the policy again; TLS files are read again whenever they change."""
+        self._run(self._reload())
+
+    async def _reload(self) -> None:
+        sdnotify.notify(sdnotify.RELOADING)
+        try:
+            changed = self._policy.reload()
+            what = "changed" if changed else "is the same"
+            message = f"policy {what}, {self._policy.hash[:16]}"
+            await self._record("policy-reload", message)
+            log.info(message)
+        except ConfigError as e:
+            log.error("the old policy stays in force", extra={"why": e.message})
+            await self._record("policy-reload", e.message, error=e)
+        sdnotify.notify(sdnotify.READY)
+
+    async def _tend(self) -> None:
+        """Keep the health service true, and tell systemd that the event loop turns."""
+        interval_s = sdnotify.watchdog_interval_s()
+        loop = asyncio.get_running_loop()
+        told = loop.time()
+        while True:
+            await asyncio.sleep(min(_HEALTH_INTERVAL_S, interval_s or _HEALTH_INTERVAL_S))
+            self._set_health()
+            if interval_s is not None and loop.time() - told >= interval_s / 2:
+                told = loop.time()
+                sdnotify.notify(sdnotify.WATCHDOG)
+
+    def _set_health(self) -> None:
+        self._health.set_serving(daemon=True, signing=self._report.health() != NOT_SIGNING)
+
+    async def _record(self, action: str, message: str, *, error: KeydError | None = None) -> None:
+        entry = EntryDraft(
+            action=action,
+            outcome=Outcome.FAILED if error else Outcome.ALLOWED,
+            caller=Caller(SYSTEM, action),
+            policy_hash=self._policy.hash,
+            message=message,
+            reason_code=error.reason if error else "",
+            alert=error is not None,
+        )
+        try:
+            await self._log.record(entry)
+        except KeydError as e:
+            log.error("%s is not in the audit log", action, extra={"why": e.message})
+
+    def _run(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._stack.callback(task.cancel)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder only this user can enter, unless it is there (systemd makes its own).
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(f"{folder}: cannot be made: {e.strerror}", file=folder) from e
+
+
+def raise_open_files() -> None:
+    """Raise the soft limit on open files: connections, token hosts and the database share it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_OPEN_FILES)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

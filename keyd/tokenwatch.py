@@ -1,0 +1,105 @@
+"""What follows when a token changes its state: entries, metrics, and work that waited for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from keyd.device.events import EventKind, TokenEvent
+from keyd.enrolment import Enrolment
+from keyd.errors import KeydError
+from keyd.logkey import LogKey
+from keyd.model import SYSTEM, Action, AuditLog, Caller, EntryDraft, Outcome
+from keyd.server.metrics import Metrics
+
+log = logging.getLogger("keyd.token")
+
+_LEVELS = {
+    EventKind.UNLOCKED: logging.INFO,
+    EventKind.RETURNED: logging.INFO,
+    EventKind.LOCKED: logging.INFO,
+}
+
+
+class TokenWatch:
+    """Listens to the device pool on the event loop."""
+
+    def __init__(
+        self,
+        *,
+        audit: AuditLog,
+        enrolment: Enrolment,
+        log_key: LogKey,
+        log_key_made: Callable[[], Awaitable[None]],
+        metrics: Metrics,
+    ) -> None:
+        """``log_key_made`` is called once the log key exists."""
+        self._audit = audit
+        self._enrolment = enrolment
+        self._log_key = log_key
+        self._log_key_made = log_key_made
+        self._metrics = metrics
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def on_event(self, event: TokenEvent) -> None:
+        """Take one event; never blocks."""
+        log.log(
+            _LEVELS.get(event.kind, logging.WARNING),
+            "token %s",
+            event.kind,
+            extra={"token": event.token, "serial": event.serial, "detail": event.detail},
+        )
+        if event.kind is EventKind.HOST_DIED:
+            self._metrics.host_restarted(event.token)
+        entry = _entry(event)
+        if entry is not None:
+            self._start(self._record(entry))
+        if event.kind in (EventKind.UNLOCKED, EventKind.RETURNED):
+            self._start(self.ready(event.token))
+
+    async def ready(self, token: str) -> None:
+        """A token signs (again): settle what a crash left on it, and make the log key."""
+        try:
+            await self._enrolment.settle(token)
+            if token == self._log_key.token:
+                await self._log_key.ensure()
+                await self._log_key_made()
+        except KeydError as e:
+            log.warning(
+                "not finished, tried again when the token is ready the next time",
+                extra={"token": token, "why": e.message},
+            )
+
+    async def stop(self) -> None:
+        """Wait for what is under way."""
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+    async def _record(self, entry: EntryDraft) -> None:
+        try:
+            await self._audit.record(entry)
+        except KeydError as e:
+            log.error("a token's event is not in the log", extra={"why": e.message})
+
+    def _start(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _entry(event: TokenEvent) -> EntryDraft | None:
+    """The daemon's own logins are entries; a person's are written where they are asked for."""
+    if event.by_person or event.kind not in (EventKind.UNLOCKED, EventKind.PIN_REFUSED):
+        return None
+    refused = event.kind is EventKind.PIN_REFUSED
+    return EntryDraft(
+        action=Action.UNLOCK,
+        outcome=Outcome.FAILED if refused else Outcome.ALLOWED,
+        caller=Caller(SYSTEM, "token"),
+        token=event.token,
+        token_serial=event.serial,
+        message=event.detail,
+        reason_code="PIN_REFUSED" if refused else "",
+        alert=refused,
+    )
