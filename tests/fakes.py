@@ -7,7 +7,7 @@ wherever a test needs a device, a memory of PIN attempts or a clock and not the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa,
 
 from keyd.errors import (
     AlgorithmMismatchError,
+    DeadlineError,
     DeviceBusyError,
     DeviceGoneError,
     InvalidRequestError,
@@ -35,6 +36,7 @@ from keyd.model import (
     TokenObject,
     TokenState,
     TokenStatus,
+    never_gone,
 )
 
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
@@ -139,7 +141,9 @@ class FakeDevice:
             for token in self._tokens.values()
         ]
 
-    async def sign(self, token: str, jobs: Sequence[SignJob]) -> list[bytes | KeydError]:
+    async def sign(
+        self, token: str, jobs: Sequence[SignJob], gone: Callable[[], bool] = never_gone
+    ) -> list[bytes | KeydError]:
         """See model.Device."""
         found = self._ready(token)
         if found.busy:
@@ -147,7 +151,10 @@ class FakeDevice:
                 f"token {token} has no room", retry_after_s=0.1, token=token, queued=0, limit=0
             )
         await asyncio.sleep(0)
-        return [self._sign(found, job) for job in jobs]
+        return [
+            DeadlineError("the caller left", token=token) if gone() else self._sign(found, job)
+            for job in jobs
+        ]
 
     def _sign(self, token: FakeToken, job: SignJob) -> bytes | KeydError:
         if token.gone_after is not None:

@@ -128,43 +128,67 @@ class SoftHsm:
         ).stdout
 
 
-_LOGIN_COUNTER = r"""
-/* A PKCS#11 module that is SoftHSM, except that C_Login leaves one byte in a file each time.
-   CK_FUNCTION_LIST (PKCS#11 v2.40, 6.5): a version, then pointers in a fixed order. */
+_SHIM = r"""
+/* A PKCS#11 module that is SoftHSM, except that C_Login leaves one byte in FOLDER/logins each time
+   and then hangs while FOLDER/hang exists, and that token flags come with those that FOLDER/flags
+   holds as a number. CK_FUNCTION_LIST (PKCS#11 v2.40, 6.5) is a version, then pointers in a fixed
+   order; the flags of CK_TOKEN_INFO stand after 96 bytes of text. */
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 typedef unsigned long ulong;
 struct list { unsigned char version[2]; void *function[68]; };
-enum { GET_FUNCTION_LIST = 3, LOGIN = 18 };
+enum { GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6, LOGIN = 18, GENERAL_ERROR = 5 };
 static struct list ours;
 static ulong (*real_login)(ulong, ulong, unsigned char *, ulong);
+static ulong (*real_token_info)(ulong, unsigned char *);
 static ulong login(ulong session, ulong user, unsigned char *pin, ulong length) {
-    int file = open(COUNTER, O_WRONLY | O_CREAT | O_APPEND, 0600);
-    if (file < 0 || write(file, "x", 1) != 1) return 5; /* CKR_GENERAL_ERROR */
+    int file = open(FOLDER "/logins", O_WRONLY | O_CREAT | O_APPEND, 0600);
+    if (file < 0 || write(file, "x", 1) != 1) return GENERAL_ERROR;
     close(file);
+    while (access(FOLDER "/hang", F_OK) == 0) usleep(10000);
     return real_login(session, user, pin, length);
+}
+static ulong token_info(ulong slot, unsigned char *info) {
+    char text[32] = {0};
+    ulong flags, result = real_token_info(slot, info);
+    int file = result ? -1 : open(FOLDER "/flags", O_RDONLY);
+    if (file < 0) return result;
+    if (read(file, text, sizeof text - 1) > 0) {
+        memcpy(&flags, info + 96, sizeof flags);
+        flags |= strtoul(text, NULL, 0);
+        memcpy(info + 96, &flags, sizeof flags);
+    }
+    close(file);
+    return result;
 }
 ulong C_GetFunctionList(struct list **out) {
     ulong (*get)(struct list **);
     struct list *theirs;
     void *module = dlopen(SOFTHSM, RTLD_NOW);
     if (!module || !(get = (ulong (*)(struct list **))dlsym(module, "C_GetFunctionList")))
-        return 5;
-    if (get(&theirs)) return 5;
+        return GENERAL_ERROR;
+    if (get(&theirs)) return GENERAL_ERROR;
     memcpy(&ours, theirs, sizeof ours);
     real_login = (ulong (*)(ulong, ulong, unsigned char *, ulong))theirs->function[LOGIN];
+    real_token_info = (ulong (*)(ulong, unsigned char *))theirs->function[GET_TOKEN_INFO];
     ours.function[LOGIN] = (void *)login;
+    ours.function[GET_TOKEN_INFO] = (void *)token_info;
     ours.function[GET_FUNCTION_LIST] = (void *)C_GetFunctionList;
     *out = &ours;
     return 0;
 }
 """
 
+COUNT_LOW, FINAL_TRY, LOCKED = 0x10000, 0x20000, 0x40000
+"""CKF_USER_PIN_COUNT_LOW, CKF_USER_PIN_FINAL_TRY and CKF_USER_PIN_LOCKED."""
 
-class LoginCounter:
-    """SoftHSM behind a shim that counts the PINs that really reach it."""
+
+class ShimmedModule:
+    """SoftHSM behind a shim that counts the PINs that really reach it, can hang in a login, and
+    can show the PIN flags that SoftHSM itself never sets."""
 
     def __init__(self, hsm: SoftHsm) -> None:
         compiler = shutil.which("cc")
@@ -172,17 +196,17 @@ class LoginCounter:
             if "softhsm" in os.environ.get("KEYD_TESTS_REQUIRE", "").split(","):
                 pytest.fail("a C compiler is required here")
             pytest.skip("needs a C compiler")
-        self._counter = hsm.folder / "logins"
-        self.module = hsm.folder / "libcountlogins.so"
-        source = hsm.folder / "countlogins.c"
-        source.write_text(_LOGIN_COUNTER)
+        self._folder = hsm.folder
+        self.module = hsm.folder / "libshim.so"
+        source = hsm.folder / "shim.c"
+        source.write_text(_SHIM)
         subprocess.run(
             [
                 compiler,
                 "-shared",
                 "-fPIC",
                 "-O1",
-                f'-DCOUNTER="{self._counter}"',
+                f'-DFOLDER="{hsm.folder}"',
                 f'-DSOFTHSM="{hsm.module}"',
                 "-o",
                 str(self.module),
@@ -193,6 +217,18 @@ class LoginCounter:
         )
 
     @property
-    def count(self) -> int:
+    def logins(self) -> int:
         """C_Login calls so far, by whatever process."""
-        return self._counter.stat().st_size if self._counter.exists() else 0
+        counter = self._folder / "logins"
+        return counter.stat().st_size if counter.exists() else 0
+
+    def hang_in_login(self, hanging: bool) -> None:
+        """From now on C_Login does not return, or does again."""
+        if hanging:
+            (self._folder / "hang").touch()
+        else:
+            (self._folder / "hang").unlink()
+
+    def show_flags(self, flags: int) -> None:
+        """The token shows these PIN flags besides its own."""
+        (self._folder / "flags").write_text(f"{flags:#x}")

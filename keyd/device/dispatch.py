@@ -76,14 +76,16 @@ class Dispatcher:
         """Jobs that wait and are not yet with a host."""
         return self._queue.size
 
-    async def sign(self, jobs: Sequence[SignJob]) -> list[bytes | KeydError]:
+    async def sign(
+        self, jobs: Sequence[SignJob], gone: Callable[[], bool]
+    ) -> list[bytes | KeydError]:
         """Queue the jobs and wait for all; see model.Device."""
         if (error := self._why_not()) is not None:
             raise error
         if not jobs:
             return []
         loop = asyncio.get_running_loop()
-        call = Call(jobs, loop.create_future(), loop.time(), deque(range(len(jobs))))
+        call = Call(jobs, loop.create_future(), loop.time(), deque(range(len(jobs))), gone)
         self._queue.put(call, self._queue.size * self._job_s / len(self._places))
         self.wake()
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class TokenKeeper:
         self._error: KeydError = self._gone("is being started")
         self._info = pb.TokenInfo()
         self._opened = asyncio.Event()
-        self._settled = asyncio.Event()
+        self._decided = asyncio.Event()
         self._grace: asyncio.TimerHandle | None = None
         self._was_ready = False
         self._stopping = False
@@ -87,8 +87,8 @@ class TokenKeeper:
             self._spawn(self._keep(place))
 
     async def settled(self) -> None:
-        """Wait until the token's first state is known."""
-        await self._settled.wait()
+        """Wait until the token's state is known: not while it is started or recovered."""
+        await self._decided.wait()
 
     async def stop(self) -> None:
         """End the hosts; what waits is answered DeviceGoneError."""
@@ -131,9 +131,11 @@ class TokenKeeper:
             queued=self._jobs.queued,
         )
 
-    async def sign(self, jobs: Sequence[SignJob]) -> list[bytes | KeydError]:
+    async def sign(
+        self, jobs: Sequence[SignJob], gone: Callable[[], bool]
+    ) -> list[bytes | KeydError]:
         """See model.Device."""
-        return await self._jobs.sign(jobs)
+        return await self._jobs.sign(jobs, gone)
 
     async def ask(self, request: pb.Request) -> pb.Reply:
         """Send one request to a logged-in host.
@@ -143,9 +145,7 @@ class TokenKeeper:
         """
         if (error := self._why_not()) is not None:
             raise error
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GRACE_S):
-                await self._opened.wait()
+        await self._decided.wait()
         if (error := self._why_not()) is not None:
             raise error
         usable = [place for place in self._places if place.usable_host is not None]
@@ -188,12 +188,11 @@ class TokenKeeper:
             await self._door.forgive(self._info.serial)
             return
         given = pin if pin is not None else self._door.read_source()
-        for place in self._places:
-            host = await self._host_that_sees(place)
-            if host is None:
-                continue
-            async with self._door.lock:
-                if place.logged_in:
+        # Held until all are in: the later hosts must not try the configured PIN in between.
+        async with self._door.lock:
+            for place in self._places:
+                host = await self._host_that_sees(place)
+                if host is None or place.logged_in:
                     continue
                 try:
                     info = await self._door.log_in_person(
@@ -332,7 +331,7 @@ class TokenKeeper:
             return
         place.logged_in = True
         self._opened.set()
-        self._settled.set()
+        self._decided.set()
         self._cancel_grace()
         before, self._state = self._state, TokenState.READY
         if before is TokenState.ABSENT and self._was_ready:
@@ -355,6 +354,7 @@ class TokenKeeper:
             return
         self._opened.clear()
         if was_in and self._state is TokenState.READY and self._grace is None:
+            self._decided.clear()
             self._grace = asyncio.get_running_loop().call_later(_GRACE_S, self._give_up)
 
     def _give_up(self) -> None:
@@ -395,7 +395,7 @@ class TokenKeeper:
         changed = state is not self._state or error.message != self._error.message
         self._state, self._error = state, error
         self._opened.clear()
-        self._settled.set()
+        self._decided.set()
         self._cancel_grace()
         if changed and not self._stopping:
             kind = {

@@ -20,10 +20,12 @@ from keyd.errors import DeviceFaultError, MechanismMissingError, TokenObjectErro
 from keyd.model import KeyAlgorithm
 
 RSA_BITS = {KeyAlgorithm.RSA_2048: 2048, KeyAlgorithm.RSA_3072: 3072, KeyAlgorithm.RSA_4096: 4096}
-_CURVE_BITS = {
-    KeyAlgorithm.ECDSA_P256: 256,
-    KeyAlgorithm.ECDSA_P384: 384,
-    KeyAlgorithm.ED25519: 255,
+_KEY_BITS: dict[KeyAlgorithm, tuple[int, ...]] = {
+    **{algorithm: (bits,) for algorithm, bits in RSA_BITS.items()},
+    KeyAlgorithm.ECDSA_P256: (256,),
+    KeyAlgorithm.ECDSA_P384: (384,),
+    # 255 bits by RFC 8032, 256 by SoftHSM.
+    KeyAlgorithm.ED25519: (255, 256),
 }
 _OUR_LABEL = re.compile(r".+/[0-9]+")
 """CKA_LABEL as keyd writes it: name/version."""
@@ -51,13 +53,13 @@ def check_mechanisms(slot: pkcs11.Slot, algorithm: KeyAlgorithm, token: str) -> 
                 algorithm=algorithm,
             )
     info = slot.get_mechanism_info(generate)
-    bits = RSA_BITS.get(algorithm) or _CURVE_BITS[algorithm]
-    # Many modules report 0 and 0 for curves; Edwards sizes are 255 or 256 to different minds.
+    sizes = _KEY_BITS[algorithm]
     smallest, largest = info.min_key_length or 0, info.max_key_length or 0
-    if largest and not smallest <= bits <= largest + 1:
+    # Many modules report 0 and 0 where they do not care to tell.
+    if largest and not any(smallest <= bits <= largest for bits in sizes):
         raise MechanismMissingError(
             f"token {token} makes CKM_{generate.name} keys of {smallest} to "
-            f"{largest} bits, {algorithm} needs {bits}",
+            f"{largest} bits, {algorithm} needs {sizes[0]}",
             token=token,
             mechanism=f"CKM_{generate.name}",
             algorithm=algorithm,

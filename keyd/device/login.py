@@ -11,11 +11,11 @@ import asyncio
 import os
 
 from keyd.device.failures import failure_error
-from keyd.device.pins import AcceptedPin, PinSource
+from keyd.device.pins import PinSource, PinTag
 from keyd.device.settings import TokenConfig
 from keyd.device.supervisor import HostDiedError, HostProcess
 from keyd.device.v1 import device_pb2 as pb
-from keyd.errors import KeydError, TokenLockedError, WrongTokenError
+from keyd.errors import KeydError, PinRefusedError, TokenLockedError, WrongTokenError
 from keyd.model import Pin, PinAttempts
 
 
@@ -26,7 +26,8 @@ class Door:
         self._config = config
         self._attempts = attempts
         self._source = PinSource(config.name, config.pin_source, os.environ)
-        self._accepted = AcceptedPin()
+        self._accepted = PinTag()
+        self._refused = PinTag()
         self._second_chance = False
         self._serial = config.serial or ""
         self._standing = False
@@ -64,6 +65,9 @@ class Door:
         """
         self._check_allowed(info, holds_pin)
         pin = None if holds_pin else self._source.read()
+        if pin is not None and self._refused.matches(pin):
+            # A person's unlock with another PIN has cleared the record, not the source's error.
+            raise self._standing_error()
         if not await asyncio.to_thread(self._attempts.begin, info.serial, self._config.pin_source):
             self._standing = True
             raise self._standing_error()
@@ -78,9 +82,9 @@ class Door:
             raise
         if reply.WhichOneof("what") == "failure":
             error = failure_error(self._config.name, reply.failure)
-            if error.reason == "PIN_REFUSED":
+            if isinstance(error, PinRefusedError):
                 self._standing = True
-                self._accepted.forget()
+                self._was_refused(pin)
             elif not reply.failure.pin_sent:
                 await asyncio.to_thread(self._attempts.clear, info.serial)
             else:
@@ -106,10 +110,20 @@ class Door:
         )
         reply = await host.ask(pb.Request(login=login))
         if reply.WhichOneof("what") == "failure":
-            raise failure_error(self._config.name, reply.failure)
+            error = failure_error(self._config.name, reply.failure)
+            if isinstance(error, PinRefusedError):
+                self._was_refused(pin)
+            raise error
         self.locked_by_hand = False
         await self._succeeded(reply.logged_in.token, pin)
         return reply.logged_in.token
+
+    def _was_refused(self, pin: Pin | None) -> None:
+        if pin is None:
+            return
+        self._refused.remember(pin)
+        if self._accepted.matches(pin):
+            self._accepted.forget()
 
     def _check_allowed(self, info: pb.TokenInfo, holds_pin: bool) -> None:
         name = self._config.name
@@ -142,6 +156,8 @@ class Door:
     async def _succeeded(self, info: pb.TokenInfo, pin: Pin | None) -> None:
         if pin is not None:
             self._accepted.remember(pin)
+            if self._refused.matches(pin):
+                self._refused.forget()
         self._second_chance = True
         self._serial = info.serial
         self._standing = False

@@ -96,23 +96,23 @@ class PinSource:
         )
 
 
-class AcceptedPin:
-    """Remembers which PIN a token accepted in this process's life, without keeping the PIN."""
+class PinTag:
+    """Recognises a PIN that was seen before, for the life of this process, without keeping it."""
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
         self._tag = b""
 
     def remember(self, pin: Pin) -> None:
-        """The token accepted this one."""
+        """This is the one."""
         self._tag = self._of(pin)
 
     def forget(self) -> None:
-        """No PIN is known to be good."""
+        """There is none."""
         self._tag = b""
 
     def matches(self, pin: Pin) -> bool:
-        """True for the PIN that was accepted last."""
+        """True for the PIN that was remembered last."""
         return hmac.compare_digest(self._tag, self._of(pin))
 
     def _of(self, pin: Pin) -> bytes:

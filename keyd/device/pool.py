@@ -12,7 +12,15 @@ from keyd.device.keeper import TokenKeeper
 from keyd.device.settings import TokenConfig
 from keyd.device.v1 import device_pb2 as pb
 from keyd.errors import ConfigError, KeydError, TokenNotFoundError
-from keyd.model import KeyAlgorithm, Pin, PinAttempts, SignJob, TokenObject, TokenStatus
+from keyd.model import (
+    KeyAlgorithm,
+    Pin,
+    PinAttempts,
+    SignJob,
+    TokenObject,
+    TokenStatus,
+    never_gone,
+)
 
 _FIRST_LOOK_S = 5.0
 """start() waits this long for the first state of the tokens; a module that hangs does not hold
@@ -70,9 +78,11 @@ class DevicePool:
         """See model.Device."""
         return [keeper.status() for keeper in self._keepers.values()]
 
-    async def sign(self, token: str, jobs: Sequence[SignJob]) -> list[bytes | KeydError]:
+    async def sign(
+        self, token: str, jobs: Sequence[SignJob], gone: Callable[[], bool] = never_gone
+    ) -> list[bytes | KeydError]:
         """See model.Device."""
-        return await self._keeper(token).sign(jobs)
+        return await self._keeper(token).sign(jobs, gone)
 
     async def generate(
         self, token: str, algorithm: KeyAlgorithm, object_id: bytes, label: str

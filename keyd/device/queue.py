@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from keyd.device.v1 import device_pb2 as pb
-from keyd.errors import DeviceBusyError, KeydError
+from keyd.errors import DeadlineError, DeviceBusyError, KeydError
 from keyd.model import SignJob
 
 _FRAME_BYTES = 1024 * 1024
@@ -30,6 +30,7 @@ class Call:
     future: asyncio.Future[list[bytes | KeydError]]
     queued_at: float
     waiting: deque[int]
+    gone: Callable[[], bool]
     queued: bool = False
     results: dict[int, bytes | KeydError] = field(default_factory=dict)
     retried: set[int] = field(default_factory=set)
@@ -111,6 +112,8 @@ class SignQueue:
             call.queued = False
             if call.future.done():
                 self.drop(call)
+            elif call.gone():
+                self._dismiss(call)
             if not call.waiting:
                 continue
             oldest = min(oldest, call.queued_at)
@@ -144,6 +147,16 @@ class SignQueue:
             )
             items += members
         return Frame(items, message, now - oldest)
+
+    def _dismiss(self, call: Call) -> None:
+        """Nobody waits for this call any more: its jobs do not reach the token."""
+        left = list(call.waiting)
+        self.drop(call)
+        for index in left:
+            call.settle(
+                index,
+                DeadlineError("the caller left before the token was asked", token=self._token),
+            )
 
     def take_all(self) -> list[Item]:
         """Everything that waits, to be told that nothing will come of it."""
