@@ -44,7 +44,10 @@ def keyd_server(context: click.Context) -> None:
 @keyd_server.command("run")
 @config_option
 def run_command(config: Path) -> None:
-    """Run the daemon until SIGTERM; SIGHUP reads policy and certificates again."""
+    """Run the daemon until SIGTERM.
+
+    SIGHUP reads policy.toml again.
+    """
     from keyd.cli.server_run import run_daemon
     from keyd.config import load_config
 
@@ -62,7 +65,9 @@ def run_command(config: Path) -> None:
 @click.option("--tcp", metavar="HOST:PORT", help="Listen there too, with mutual TLS.")
 @click.option("--hosts", type=click.IntRange(1, 32), default=1, help="Token host processes.")
 def dev(folder: Path, tcp: str | None, hosts: int) -> None:
-    """Run a daemon for development: a SoftHSM token, one admin socket, nothing to set up.
+    """Run a daemon for development, all in one folder.
+
+    It makes a SoftHSM token and one socket; there is nothing to set up.
 
     Keys on a SoftHSM token are files: never sign anything real with it.
     """
@@ -82,7 +87,10 @@ def dev(folder: Path, tcp: str | None, hosts: int) -> None:
 @keyd_server.command()
 @config_option
 def check(config: Path) -> None:
-    """Check configuration, policy and TLS files; starts nothing and asks no token."""
+    """Check configuration, policy and TLS files.
+
+    Starts nothing and asks no token.
+    """
     from keyd.cli.server_check import check_all
 
     findings = check_all(config, datetime.now(UTC))
@@ -98,7 +106,10 @@ def check(config: Path) -> None:
 @keyd_server.command()
 @config_option
 def migrate(config: Path) -> None:
-    """Bring the database to this version's form; a copy is put beside it first."""
+    """Bring the database to this version's form.
+
+    A copy is put beside it first. The daemon does the same at its start.
+    """
     from keyd.cli.server_state import migrate_state
     from keyd.config import load_config
 
@@ -109,7 +120,10 @@ def migrate(config: Path) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @config_option
 def backup(file: Path, config: Path) -> None:
-    """Write the state to a new FILE; also while the daemon runs."""
+    """Write the state to a new FILE.
+
+    Also while the daemon runs.
+    """
     from keyd.config import load_config
     from keyd.store.backup import backup as write_backup
 
@@ -121,7 +135,10 @@ def backup(file: Path, config: Path) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @config_option
 def restore(file: Path, config: Path) -> None:
-    """Put a backup into an empty state folder; the log is marked as restored."""
+    """Put a backup into an empty state folder.
+
+    The log is marked as restored.
+    """
     from keyd.cli.server_state import owned_by_service
     from keyd.config import load_config
     from keyd.store.backup import restore as restore_backup
@@ -150,7 +167,7 @@ def clock_accept(config: Path) -> None:
 
 @keyd_server.group()
 def checkpoint() -> None:
-    """What the daemon knows of a log that is shorter than its checkpoints."""
+    """A log that is shorter than its checkpoints."""
 
 
 @checkpoint.command("accept")
@@ -166,7 +183,10 @@ def checkpoint_accept(config: Path) -> None:
 @keyd_server.command("log-key")
 @config_option
 def log_key(config: Path) -> None:
-    """Print the public keys that check this daemon's checkpoints, as C2SP verifier keys."""
+    """Print the keys that verify checkpoints.
+
+    One C2SP verifier key a line; also while the daemon runs.
+    """
     from keyd.cli.server_state import verifier_keys
     from keyd.config import load_config
 
@@ -176,7 +196,7 @@ def log_key(config: Path) -> None:
 
 @keyd_server.group()
 def tls() -> None:
-    """Certificates for mutual TLS, for those without a PKI."""
+    """Certificates, for those without a PKI."""
 
 
 @tls.command("sign")
@@ -192,11 +212,13 @@ def tls() -> None:
 @click.option("--days", type=click.IntRange(min=1), help="Default: 90, for servers 397.")
 @click.option(
     "-o",
-    "--out",
+    "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the certificate to a new file instead of standard output.",
 )
-def tls_sign(request: Path, ca_dir: Path, server: bool, days: int | None, out: Path | None) -> None:
+def tls_sign(
+    request: Path, ca_dir: Path, server: bool, days: int | None, output: Path | None
+) -> None:
     """Sign a certificate request that `keydctl tls request` or openssl made."""
     from keyd.pki.authority import CLIENT_DAYS, SERVER_DAYS, Authority
     from keyd.pki.files import write_new_file
@@ -212,11 +234,11 @@ def tls_sign(request: Path, ca_dir: Path, server: bool, days: int | None, out: P
     else:
         certificate = authority.sign_client(pem, now, days or CLIENT_DAYS)
     note(f"signed for {', '.join(info.names)} ({info.key}) with the CA in {ca_dir}")
-    if out is None:
+    if output is None:
         click.echo(certificate.decode(), nl=False)
     else:
-        write_new_file(out, certificate, mode=0o644)
-        say(f"{out}: certificate; {ca_dir / 'ca.pem'} is the CA the other side has to know")
+        write_new_file(output, certificate, mode=0o644)
+        say(f"{output}: certificate; {ca_dir / 'ca.pem'} is the CA the other side has to know")
 
 
 @keyd_server.command()
@@ -239,7 +261,10 @@ def init(
     token_name: str | None,
     pin_source: str,
 ) -> None:
-    """Write a commented keyd.toml and a starter policy.toml, and say what comes next."""
+    """Write the first keyd.toml and policy.toml.
+
+    Both are commented; the next three commands are printed.
+    """
     from keyd.cli.server_init import NewToken, initialise
 
     if (token_module is None or token_label is None) and not sys.stdin.isatty():

@@ -6,11 +6,11 @@ import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from keyd.app import SystemClock
 from keyd.audit.checkpointer import Checkpointer, CheckpointSettings
 from keyd.audit.log import Log, LogSettings, boot_time_s
 from keyd.audit.note import VerifierKey
@@ -24,14 +24,6 @@ from keyd.store.registry import KeyRegistry
 from keyd.store.schema import SCHEMA_VERSION
 from keyd.store.state_folder import DATABASE
 from keyd.store.store import Store, open_store
-
-
-class SystemClock:
-    """model.Clock of this machine."""
-
-    def now(self) -> datetime:
-        """See model.Clock."""
-        return datetime.now(UTC)
 
 
 @contextmanager
@@ -56,9 +48,7 @@ def stopped_store(config: Config) -> Iterator[Store]:
     """
     state_dir = config.server.state_dir
     if not (state_dir / DATABASE).exists():
-        raise ConfigError(
-            f"{state_dir} has no database yet", hint="the daemon makes it at its first start"
-        )
+        raise _no_state(state_dir)
     with owned_by_service(state_dir):
         store = open_store(state_dir, clock=SystemClock())
         try:
@@ -128,6 +118,8 @@ def verifier_keys(config: Config) -> list[str]:
         ConfigError: there is no state or no log key yet.
     """
     file = config.server.state_dir / DATABASE
+    if not file.exists():
+        raise _no_state(config.server.state_dir)
     engine = sqlite_engine(file, read_only=True)
     try:
         with engine.connect() as connection:
@@ -143,6 +135,14 @@ def verifier_keys(config: Config) -> list[str]:
             hint=f"it is made when token {config.log.token} is ready: keydctl token list",
         )
     return found
+
+
+def _no_state(state_dir: Path) -> ConfigError:
+    return ConfigError(
+        f"{state_dir} has no database yet",
+        hint="the daemon makes it at its first start",
+        file=state_dir,
+    )
 
 
 def _verifier_keys(config: Config, registry: Registry) -> list[VerifierKey]:
