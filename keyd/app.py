@@ -28,7 +28,7 @@ from keyd.journal import set_up_logging
 from keyd.keys import Keys
 from keyd.logkey import LogKey
 from keyd.logreads import LogReads
-from keyd.model import SYSTEM, Caller, EntryDraft, Outcome, TokenState
+from keyd.model import SYSTEM, Caller, EntryDraft, Outcome
 from keyd.policy import FilePolicy
 from keyd.report import NOT_SIGNING, Report
 from keyd.server.http import Pages
@@ -36,7 +36,7 @@ from keyd.server.listeners import Door, open_door
 from keyd.server.metrics import Metrics
 from keyd.server.services import Services, add_services, build_services
 from keyd.signing import Signing
-from keyd.store import Store, open_store
+from keyd.store.store import Store, open_store
 from keyd.tokens import Tokens
 from keyd.tokenwatch import TokenWatch
 
@@ -44,6 +44,9 @@ log = logging.getLogger("keyd")
 
 _HEALTH_INTERVAL_S = 0.25
 _CHECK_THREADS = 2
+_FIRST_SETTLE_S = 5.0
+"""What a crash left on the tokens is settled before callers are let in, unless that takes longer;
+it then goes on beside them."""
 _MAX_OPEN_FILES = 65_536
 
 
@@ -121,17 +124,17 @@ class Daemon:
             self._doors.append(door)
 
         await self._build(store)
+        # Ended after the log, whose last checkpoint is signed on a token.
+        self._stack.push_async_callback(self._device.stop)
         await self._log.start()
         self._stack.push_async_callback(self._log.stop)
         await self._record("start", f"keyd {__version__}, policy {self._policy.hash[:16]}")
         self._stack.push_async_callback(self._record, "stop", "drained")
-        self._stack.push_async_callback(self._watch.stop)
-        # Stopped before what listens to it; started after.
-        self._stack.push_async_callback(self._device.stop)
+        self._stack.push_async_callback(self._watch.idle)
         await self._device.start()
-        for token in self._device.tokens():
-            if token.state is TokenState.READY:
-                await self._watch.ready(token.name)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_SETTLE_S):
+                await self._watch.idle()
 
         await self._open(self._services(store))
         if config.metrics is not None:

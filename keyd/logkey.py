@@ -16,6 +16,7 @@ from keyd.errors import KeydError, KeyNotEnabledError, MechanismMissingError
 from keyd.model import (
     SYSTEM,
     Action,
+    Binding,
     Caller,
     Clock,
     Device,
@@ -89,6 +90,7 @@ class LogKey:
                 scheme=algorithm.schemes[0],
                 created_at=self._clock.now(),
                 created_by=SYSTEM.id,
+                bindings=frozenset({Binding("keyd", "log")}),
             )
             status = next(t for t in self._device.tokens() if t.name == self._token)
             version = KeyVersion(

@@ -102,7 +102,7 @@ class Report:
         return sum(
             1
             for key in self._registry.keys()  # noqa: SIM118 - a method, not a dict
-            if not key.bindings and not key.name.startswith("keyd/")
+            if not key.bindings
         )
 
 

@@ -41,6 +41,7 @@ class TokenWatch:
         self._log_key_made = log_key_made
         self._metrics = metrics
         self._tasks: set[asyncio.Task[None]] = set()
+        self._settling = asyncio.Lock()
 
     def on_event(self, event: TokenEvent) -> None:
         """Take one event; never blocks."""
@@ -56,22 +57,23 @@ class TokenWatch:
         if entry is not None:
             self._start(self._record(entry))
         if event.kind in (EventKind.UNLOCKED, EventKind.RETURNED):
-            self._start(self.ready(event.token))
+            self._start(self._ready(event.token))
 
-    async def ready(self, token: str) -> None:
+    async def _ready(self, token: str) -> None:
         """A token signs (again): settle what a crash left on it, and make the log key."""
         try:
-            await self._enrolment.settle(token)
-            if token == self._log_key.token:
-                await self._log_key.ensure()
-                await self._log_key_made()
+            async with self._settling:
+                await self._enrolment.settle(token)
+                if token == self._log_key.token:
+                    await self._log_key.ensure()
+                    await self._log_key_made()
         except KeydError as e:
             log.warning(
                 "not finished, tried again when the token is ready the next time",
                 extra={"token": token, "why": e.message},
             )
 
-    async def stop(self) -> None:
+    async def idle(self) -> None:
         """Wait for what is under way."""
         if self._tasks:
             await asyncio.wait(list(self._tasks))
