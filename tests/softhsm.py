@@ -131,7 +131,7 @@ class SoftHsm:
 _SHIM = r"""
 /* A PKCS#11 module that is SoftHSM, except that C_Login leaves one byte in FOLDER/logins each time
    and then hangs while FOLDER/hang exists, and that token flags come with those that FOLDER/flags
-   holds as a number. CK_FUNCTION_LIST (PKCS#11 v2.40, 6.5) is a version, then pointers in a fixed
+   holds as a number. It aborts when it is loaded while FOLDER/crash exists. CK_FUNCTION_LIST (PKCS#11 v2.40, 6.5) is a version, then pointers in a fixed
    order; the flags of CK_TOKEN_INFO stand after 96 bytes of text. */
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -168,6 +168,7 @@ ulong C_GetFunctionList(struct list **out) {
     ulong (*get)(struct list **);
     struct list *theirs;
     void *module = dlopen(SOFTHSM, RTLD_NOW);
+    if (access(FOLDER "/crash", F_OK) == 0) abort();
     if (!module || !(get = (ulong (*)(struct list **))dlsym(module, "C_GetFunctionList")))
         return GENERAL_ERROR;
     if (get(&theirs)) return GENERAL_ERROR;
@@ -228,6 +229,13 @@ class ShimmedModule:
             (self._folder / "hang").touch()
         else:
             (self._folder / "hang").unlink()
+
+    def crash_at_load(self, crashing: bool) -> None:
+        """From now on loading the module aborts the process, or does no longer."""
+        if crashing:
+            (self._folder / "crash").touch()
+        else:
+            (self._folder / "crash").unlink()
 
     def show_flags(self, flags: int) -> None:
         """The token shows these PIN flags besides its own."""

@@ -32,8 +32,11 @@ from keyd.model import Pin, PinAttempts, SignJob, TokenState, TokenStatus
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.4
-"""How often an idle token is looked at; it bounds how late a loss or a return is noticed."""
+_POLL_S = 0.4
+"""How often an idle token is looked at; it bounds how late its loss is noticed."""
+
+_ABSENT_POLL_S = 0.2
+"""How often an absent token is looked for: its return must be noticed well within a second."""
 
 _GRACE_S = 5.0
 """Jobs wait this long for a host that is being replaced."""
@@ -275,7 +278,7 @@ class TokenKeeper:
                 except HostDiedError:
                     break
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_S):
+                async with asyncio.timeout(_POLL_S if place.seen.is_set() else _ABSENT_POLL_S):
                     await place.wake.wait()
         return answered
 

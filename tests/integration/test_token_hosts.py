@@ -414,6 +414,23 @@ async def test_hosts_get_a_clean_environment_no_pin_in_argv_and_leave_no_core(
     assert threads == 1
 
 
+async def test_a_module_that_crashes_its_hosts_faults_the_token_until_it_works(
+    bench: Bench,
+) -> None:
+    shim = ShimmedModule(bench.hsm)
+    shim.crash_at_load(True)
+    good = bench.hsm.config("good", label="main")
+    async with bench.running(bench.hsm.config(module=shim.module), good) as pool:
+        await eventually(is_state(pool, TokenState.FAULTED))
+        assert "SIGABRT" in status(pool).detail
+        assert pool.tokens()[1].state is TokenState.READY
+        with pytest.raises(DeviceGoneError):
+            await pool.objects("main")
+        shim.crash_at_load(False)
+
+        await eventually(is_state(pool, TokenState.READY))
+
+
 # -- tokens that come and go -------------------------------------------------------------------
 
 

@@ -1,0 +1,76 @@
+"""One table from what modules raise to keyd's errors, as a table of cases."""
+
+from __future__ import annotations
+
+import pkcs11
+import pytest
+
+from keyd.device.faults import ckr_name, is_doubtful, translate
+from keyd.errors import (
+    DeviceFaultError,
+    DeviceGoneError,
+    MechanismMissingError,
+    PinRefusedError,
+    TokenError,
+    TokenLockedError,
+    TokenObjectError,
+)
+
+
+@pytest.mark.parametrize(
+    ("raised", "present", "expected"),
+    [
+        # A card that was pulled, by the names different modules have for it.
+        (pkcs11.DeviceError, True, DeviceGoneError),
+        (pkcs11.DeviceRemoved, True, DeviceGoneError),
+        (pkcs11.TokenNotPresent, True, DeviceGoneError),
+        (pkcs11.SessionHandleInvalid, True, DeviceGoneError),
+        (pkcs11.UserNotLoggedIn, True, DeviceGoneError),
+        (pkcs11.OperationActive, True, DeviceGoneError),
+        # SoftHSM without its folder, and the same codes while the folder is there.
+        (pkcs11.ObjectHandleInvalid, False, DeviceGoneError),
+        (pkcs11.ObjectHandleInvalid, True, TokenObjectError),
+        (pkcs11.NoSuchKey, False, DeviceGoneError),
+        (pkcs11.NoSuchKey, True, TokenObjectError),
+        (pkcs11.GeneralError, False, DeviceGoneError),
+        (pkcs11.GeneralError, True, DeviceFaultError),
+        (pkcs11.FunctionFailed, True, DeviceFaultError),
+        (pkcs11.PinIncorrect, True, PinRefusedError),
+        (pkcs11.PinLenRange, True, PinRefusedError),
+        (pkcs11.PinLocked, True, TokenLockedError),
+        (pkcs11.UserPinNotInitialized, True, TokenLockedError),
+        (pkcs11.MechanismInvalid, True, MechanismMissingError),
+        (pkcs11.KeySizeRange, True, MechanismMissingError),
+        (pkcs11.DeviceMemory, True, DeviceFaultError),
+        (pkcs11.PKCS11Error, True, DeviceFaultError),
+    ],
+)
+def test_the_table(
+    raised: type[pkcs11.PKCS11Error], present: bool, expected: type[TokenError]
+) -> None:
+    error = translate(raised(), "main", "signing", present=present)
+
+    assert type(error) is expected
+    assert error.facts["token"] == "main"
+    # Only what may pass by itself says when to come back.
+    assert (error.retry_after_s is not None) == (expected is DeviceGoneError)
+
+
+def test_codes_that_are_clear_do_not_cost_a_look_at_the_token() -> None:
+    assert not is_doubtful(pkcs11.PinIncorrect())
+    assert not is_doubtful(pkcs11.DeviceRemoved())
+    assert is_doubtful(pkcs11.GeneralError())
+    assert is_doubtful(pkcs11.DeviceMemory())
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (pkcs11.DeviceError(), "CKR_DEVICE_ERROR"),
+        (pkcs11.ObjectHandleInvalid(), "CKR_OBJECT_HANDLE_INVALID"),
+        (pkcs11.UserPinNotInitialized(), "CKR_USER_PIN_NOT_INITIALIZED"),
+        (pkcs11.PKCS11Error("Unmapped error code 80000001"), "Unmapped error code 80000001"),
+    ],
+)
+def test_an_error_is_named_as_the_standard_names_it(error: pkcs11.PKCS11Error, name: str) -> None:
+    assert ckr_name(error) == name
