@@ -139,8 +139,9 @@ async def test_calls_cancelled_at_any_moment_give_back_their_places(tmp_path: Pa
         for arrived in range(20):
             before = daemon.signing.started
             calls = [stubs.signing.Sign(a_request()) for _ in range(20)]
-            while daemon.signing.started < before + arrived:
-                await asyncio.sleep(0)
+            async with asyncio.timeout(5):
+                while daemon.signing.started < before + arrived:
+                    await asyncio.sleep(0)
             for call in calls:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
