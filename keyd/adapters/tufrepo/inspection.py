@@ -84,11 +84,14 @@ def status(folder: Folder, ring: KeyRing) -> list[RoleStatus]:
 def _judges(folder: Folder, role: str, staged: Metadata[Any]) -> list[Delegator | None]:
     """Whose key lists decide about staged metadata: a root's predecessor and itself, else the
     delegator as it will be."""
+    if role == "root":
+        path = folder.metadata / file_name("root", staged.signed.version - 1)
+        before: list[Delegator | None] = []
+        if path.exists():
+            before = [published.parse(path, Root).signed]
+        return [*before, staged.signed]
     state = published.read(folder)
     files = folder.staged_files()
-    if role == "root":
-        before: list[Delegator | None] = [state.root.signed] if state else []
-        return [*before, staged.signed]
     root = published.parse(files.pop("root"), Root) if "root" in files else None
     root = root or (state.root if state else None)
     if root is None:

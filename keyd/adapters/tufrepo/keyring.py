@@ -119,43 +119,37 @@ class KeyRing:
         client = None if elsewhere or self.connect is None else self.connect()
         return KeydSigner(complete, key, reason=self.reason, client=client)
 
-    def uri_of(self, key: TufKey) -> str:
-        """The first URI known for a key, or empty."""
-        return next(iter(self._uris(key, ask=False)), "")
-
     def who(self, key: TufKey) -> str:
-        """What to call a key when speaking to people."""
-        return self.uri_of(key) or f"{key.keytype} key {key.keyid[:16]}"
+        """What to call a key when speaking to people: KEY/versions/N where the daemon holds it."""
+        known = self.settings.signers.get(key.keyid, "")
+        return self._version_name(key) or known or f"{key.keytype} key {key.keyid[:16]}"
 
-    def _uris(self, key: TufKey, *, ask: bool = True) -> Iterable[str]:
+    def _uris(self, key: TufKey) -> Iterable[str]:
         yield from self.extra.get(key.keyid, ())
         known = self.settings.signers.get(key.keyid, "")
         if known:
             yield known
-        elif ask and isinstance(key, SSlibKey):
-            yield from self._ask_daemon(key)
-        if ask:
-            yield from self.extra.get("", ())
+        else:
+            name, _, _ = self._version_name(key).partition("/versions/")
+            if name:
+                yield str(KeydUri(name))
+        yield from self.extra.get("", ())
 
-    def _ask_daemon(self, key: SSlibKey) -> Iterable[str]:
-        if self.connect is None:
-            return
+    def _version_name(self, key: TufKey) -> str:
+        """KEY/versions/N of the daemon's key with this public part, or empty."""
+        if self.connect is None or not isinstance(key, SSlibKey):
+            return ""
         if self._held is None:
+            self._held = {}
             try:
-                self._held = {
-                    version.public_key: str(KeydUri(held.name))
-                    for held in self.connect().list_keys()
-                    for version in held.versions
-                    if version.public_key
-                }
+                for held in self.connect().list_keys():
+                    self._held |= {v.public_key: v.name for v in held.versions if v.public_key}
             except KeydError:
-                self._held = {}  # Without a daemon the key simply stays unknown.
+                self._held.clear()  # Without a daemon the key simply stays unknown.
         try:
-            uri = self._held.get(public_key_der(key))
+            return self._held.get(public_key_der(key), "")
         except ValueError:
-            return
-        if uri is not None:
-            yield uri
+            return ""
 
 
 def _fits(key: TufKey, signature: Any, payload: bytes) -> bool:
