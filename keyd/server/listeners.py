@@ -73,14 +73,13 @@ class Transport:
     ``max_connections``: open at once, well below the file descriptor limit, since token hosts and
     database need theirs. ``handshake_timeout_s``: until TLS and HTTP/2 stand.
     ``max_connection_age_s``: after which grpc asks clients to connect anew (to another replica
-    too); ``max_connection_age_grace_s``: for calls still running then. ``max_streams``: calls at
-    once on one connection, a backstop far above what the call wrapper counts.
+    too) while calls and streams that run go on. ``max_streams``: calls at once on one connection,
+    a backstop far above what the call wrapper counts.
     """
 
     max_connections: int = 1000
     handshake_timeout_s: float = 10.0
     max_connection_age_s: float = 3600.0
-    max_connection_age_grace_s: float = 300.0
     max_streams: int = 4096
 
     @property
@@ -92,7 +91,6 @@ class Transport:
             ("grpc.max_allowed_incoming_connections", self.max_connections),
             ("grpc.server_handshake_timeout_ms", int(self.handshake_timeout_s * 1000)),
             ("grpc.max_connection_age_ms", int(self.max_connection_age_s * 1000)),
-            ("grpc.max_connection_age_grace_ms", int(self.max_connection_age_grace_s * 1000)),
             ("grpc.max_concurrent_streams", self.max_streams),
             # A peer that vanished without a word is noticed within 80 s.
             ("grpc.keepalive_time_ms", 60_000),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyd.content import MAX_PAYLOAD_BYTES, read
+from keyd.content.metadata import MAX_CONTAINERS, MAX_MEMBERS
 from keyd.model import Statement
 
 OPAQUE = Statement()
@@ -129,6 +131,28 @@ def test_metadata_is_recognised(
 )
 def test_everything_else_is_opaque(payload: bytes) -> None:
     assert read(payload) == OPAQUE
+
+
+@pytest.mark.parametrize(
+    "filling", [b"{},", b"1,", b'"",', b"[],", b'{"a":1,"b":2},', b"9" * 4300 + b","]
+)
+def test_no_payload_takes_long_to_read(filling: bytes) -> None:
+    head = b'{"_type":"root","version":1,"expires":"x","a":['
+    biggest = (MAX_PAYLOAD_BYTES - 100) // len(filling)
+
+    for times in (min(biggest, MAX_CONTAINERS - 2), min(biggest, MAX_MEMBERS - 2), biggest):
+        payload = head + filling * times + b"0]}"
+        started = time.process_time()
+        read(payload)
+        assert time.process_time() - started < 0.8  # some 0.15 s; without bounds up to 2 s
+
+
+def test_targets_metadata_of_many_targets_is_recognised() -> None:
+    target = {"hashes": {"sha256": "0" * 64}, "length": 1}
+
+    statement = read(signed(targets={f"dist/package-{n}.whl": target for n in range(60_000)}))
+
+    assert statement.summary.endswith("60000 targets, 0 delegations")
 
 
 @given(
