@@ -259,7 +259,9 @@ class Signing:
             if isinstance(outcome, KeydError):
                 items.append((self._failure(caller, plan, outcome), ()))
             else:
-                items.append((self._entry(caller, plan, outcome), (StoreSignature(outcome),)))
+                released = publickeys.encode(plan.key.algorithm, outcome, plan.encoding)
+                sha256 = hashlib.sha256(released).hexdigest()
+                items.append((self._entry(caller, plan, sha256), (StoreSignature(outcome),)))
         receipts = await self._audit.record_many(items) if items else []
         results: dict[int, Signed | KeydError] = {}
         for plan, outcome, receipt in zip(plans, outcomes, receipts, strict=True):
@@ -271,8 +273,7 @@ class Signing:
                 results[plan.place] = _answer(plan, outcome, receipt.index)
         return results
 
-    def _entry(self, caller: Caller, plan: Plan, raw: bytes) -> EntryDraft:
-        released = publickeys.encode(plan.key.algorithm, raw, plan.encoding)
+    def _entry(self, caller: Caller, plan: Plan, signature_sha256: str) -> EntryDraft:
         return EntryDraft(
             action=Action.SIGN,
             outcome=Outcome.ALLOWED,
@@ -286,7 +287,7 @@ class Signing:
             scheme=plan.scheme,
             encoding=plan.encoding,
             digest=plan.digest,
-            signature_sha256=hashlib.sha256(released).hexdigest(),
+            signature_sha256=signature_sha256,
             statement=plan.statement if plan.statement.kind != _OPAQUE.kind else None,
             context=plan.context if plan.context != Context() else None,
             rule=plan.decision.rule,
@@ -296,9 +297,8 @@ class Signing:
 
     def _failure(self, caller: Caller, plan: Plan, error: KeydError) -> EntryDraft:
         return replace(
-            self._entry(caller, plan, b""),
+            self._entry(caller, plan, ""),
             outcome=Outcome.FAILED,
-            signature_sha256="",
             reason_code=error.reason,
             message=error.message,
             alert=isinstance(error, BadSignatureError),

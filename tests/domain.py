@@ -1,0 +1,118 @@
+"""The domain put together over fakes: no sockets, no disk, real signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from keyd import content
+from keyd.enrolment import Enrolment
+from keyd.errors import ClockError
+from keyd.gate import Gate
+from keyd.keyfields import NewKey
+from keyd.keys import Keys
+from keyd.model import Binding, Caller, Key, KeyAlgorithm, Policy, Principal
+from keyd.policy import parse_policy
+from keyd.signing import Signing
+from keyd.tokens import Tokens
+from tests.fakes import FakeClock, FakeDevice, FakeToken
+from tests.fakes_audit import MemoryAudit
+
+ADMIN = Caller(Principal("socket:admin", "unix"), "req-admin")
+CI = Caller(Principal("uri:spiffe://acme/ci", "mtls"), "req-ci")
+STRANGER = Caller(Principal("dns:stranger.example", "mtls"), "req-stranger")
+
+POLICY = """
+[[grant]]
+name = "admins"
+principals = ["socket:admin"]
+actions = ["admin", "signer", "auditor"]
+keys = ["*"]
+tokens = ["*"]
+
+[[grant]]
+name = "ci signs targets"
+principals = ["uri:spiffe://acme/ci"]
+actions = ["sign", "list"]
+keys = ["acme/targets", "acme/later"]
+"""
+
+
+@dataclass
+class Domain:
+    """Everything above the seams; ``clock_suspect`` makes the clock untrustworthy."""
+
+    audit: MemoryAudit
+    device: FakeDevice
+    clock: FakeClock
+    gate: Gate
+    signing: Signing
+    keys: Keys
+    tokens: Tokens
+    enrolment: Enrolment
+    clock_suspect: bool = False
+
+    @property
+    def token(self) -> FakeToken:
+        """The one token."""
+        return self.device.token("main")
+
+    async def a_key(
+        self,
+        name: str = "acme/targets",
+        algorithm: KeyAlgorithm = KeyAlgorithm.ECDSA_P256,
+        *bindings: Binding,
+    ) -> Key:
+        """A key with one active version."""
+        new = NewKey(name, "main", algorithm, bindings=frozenset(bindings))
+        return await self.keys.create(ADMIN, new)
+
+    def actions(self) -> list[str]:
+        """``action outcome`` of each entry, in order."""
+        return [f"{d.action} {d.outcome}" for d in self.audit.drafts]
+
+
+@contextmanager
+def a_domain(policy: Policy | None = None) -> Iterator[Domain]:
+    """One admin, one CI runner that signs acme/targets, one READY token."""
+    clock = FakeClock()
+    audit = MemoryAudit(clock)
+    device = FakeDevice.with_token()
+    gate = Gate(policy or parse_policy(POLICY, "policy.toml"), audit, audit)
+    enrolment = Enrolment(device=device, audit=audit, registry=audit, clock=clock)
+    with ThreadPoolExecutor(1) as workers:
+
+        def check_clock() -> None:
+            if domain.clock_suspect:
+                raise ClockError("the clock jumped")
+
+        domain = Domain(
+            audit=audit,
+            device=device,
+            clock=clock,
+            gate=gate,
+            signing=Signing(
+                gate=gate,
+                registry=audit,
+                device=device,
+                audit=audit,
+                signatures=audit,
+                read_content=content.read,
+                workers=workers,
+            ),
+            keys=Keys(
+                gate=gate,
+                registry=audit,
+                device=device,
+                audit=audit,
+                clock=clock,
+                enrolment=enrolment,
+                check_clock=check_clock,
+                destroy_wait_s=7 * 86_400,
+            ),
+            tokens=Tokens(gate=gate, device=device, audit=audit, registry=audit),
+            enrolment=enrolment,
+        )
+        yield domain
