@@ -43,6 +43,9 @@ _Stream = Callable[[Caller, Any], AsyncIterator[Message]]
 RECHECK_CALLER_S = 1.0
 """How long a stream may go on sending before its caller is looked up again."""
 
+_CANCEL_S = 2.0
+"""How long cancelled work may take to end before a drain goes on without it."""
+
 log = logging.getLogger(__name__)
 
 
@@ -105,7 +108,7 @@ class Calls:
         for task in late:
             task.cancel()
         if late:
-            await asyncio.wait(late)
+            await asyncio.wait(late, timeout=_CANCEL_S)
 
     def handler(
         self, service: ServiceDescriptor, servicer: object, resolver: Resolver
