@@ -560,6 +560,21 @@ def test_files_that_fit_together_late_are_found_without_another_change(tmp_path:
     assert material.trust().generation == 2
 
 
+def test_files_that_stay_broken_are_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    files = write_tls(tmp_path, an_authority())
+    material = TlsMaterial(files, monotonic=lambda: now[0])
+    files.client_ca.write_text("half a certi")
+
+    for _ in range(5):
+        now[0] += 10
+        assert material.trust().generation == 1
+
+    assert len(caplog.records) == 1
+
+
 @pytest.mark.parametrize(
     "line", ["serial:5E:A1:0B", "serial:0x5ea10b", "serial:5ea10b # lost", "  serial:5EA10B  "]
 )
