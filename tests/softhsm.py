@@ -129,10 +129,12 @@ class SoftHsm:
 
 
 _SHIM = r"""
-/* A PKCS#11 module that is SoftHSM, except that C_Login leaves one byte in FOLDER/logins each time
-   and then hangs while FOLDER/hang exists, and that token flags come with those that FOLDER/flags
-   holds as a number. It aborts when it is loaded while FOLDER/crash exists. CK_FUNCTION_LIST (PKCS#11 v2.40, 6.5) is a version, then pointers in a fixed
-   order; the flags of CK_TOKEN_INFO stand after 96 bytes of text. */
+/* A PKCS#11 module that is SoftHSM, except that
+   - C_Login leaves one byte in FOLDER/logins each time, then hangs while FOLDER/hang exists;
+   - token flags come with those that FOLDER/flags holds as a number;
+   - signing data that starts with "CRASH" aborts, as does loading while FOLDER/crash exists.
+   CK_FUNCTION_LIST (PKCS#11 v2.40, 6.5) is a version, then pointers in a fixed order; the flags
+   of CK_TOKEN_INFO stand after 96 bytes of text. */
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -140,9 +142,10 @@ _SHIM = r"""
 #include <unistd.h>
 typedef unsigned long ulong;
 struct list { unsigned char version[2]; void *function[68]; };
-enum { GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6, LOGIN = 18, GENERAL_ERROR = 5 };
+enum { GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6, LOGIN = 18, SIGN = 43, GENERAL_ERROR = 5 };
 static struct list ours;
 static ulong (*real_login)(ulong, ulong, unsigned char *, ulong);
+static ulong (*real_sign)(ulong, unsigned char *, ulong, unsigned char *, ulong *);
 static ulong (*real_token_info)(ulong, unsigned char *);
 static ulong login(ulong session, ulong user, unsigned char *pin, ulong length) {
     int file = open(FOLDER "/logins", O_WRONLY | O_CREAT | O_APPEND, 0600);
@@ -150,6 +153,10 @@ static ulong login(ulong session, ulong user, unsigned char *pin, ulong length) 
     close(file);
     while (access(FOLDER "/hang", F_OK) == 0) usleep(10000);
     return real_login(session, user, pin, length);
+}
+static ulong sign(ulong session, unsigned char *data, ulong size, unsigned char *out, ulong *len) {
+    if (size >= 5 && memcmp(data, "CRASH", 5) == 0) abort();
+    return real_sign(session, data, size, out, len);
 }
 static ulong token_info(ulong slot, unsigned char *info) {
     char text[32] = {0};
@@ -175,6 +182,9 @@ ulong C_GetFunctionList(struct list **out) {
     memcpy(&ours, theirs, sizeof ours);
     real_login = (ulong (*)(ulong, ulong, unsigned char *, ulong))theirs->function[LOGIN];
     real_token_info = (ulong (*)(ulong, unsigned char *))theirs->function[GET_TOKEN_INFO];
+    real_sign = (ulong (*)(ulong, unsigned char *, ulong, unsigned char *, ulong *))
+        theirs->function[SIGN];
+    ours.function[SIGN] = (void *)sign;
     ours.function[LOGIN] = (void *)login;
     ours.function[GET_TOKEN_INFO] = (void *)token_info;
     ours.function[GET_FUNCTION_LIST] = (void *)C_GetFunctionList;
@@ -188,8 +198,8 @@ COUNT_LOW, FINAL_TRY, LOCKED = 0x10000, 0x20000, 0x40000
 
 
 class ShimmedModule:
-    """SoftHSM behind a shim that counts the PINs that really reach it, can hang in a login, and
-    can show the PIN flags that SoftHSM itself never sets."""
+    """SoftHSM behind a shim that counts the PINs that really reach it, can hang in a login, crash
+    at load and on data that starts with CRASH, and show PIN flags that SoftHSM never sets."""
 
     def __init__(self, hsm: SoftHsm) -> None:
         compiler = shutil.which("cc")

@@ -11,11 +11,10 @@ RETRY_AFTER_S = 1.0
 
 def failure_error(token: str, failure: pb.Failure) -> KeydError:
     """The error a host sent."""
-    facts = {"token": token} | ({"ckr": failure.ckr} if failure.ckr else {})
     return from_reason(
         failure.reason,
         failure.message,
-        facts=facts,
+        facts={"token": token, **failure.facts},
         hint=failure.hint,
         retry_after_s=RETRY_AFTER_S if failure.session_lost else None,
     )

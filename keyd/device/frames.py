@@ -5,7 +5,6 @@ Four bytes of length, big-endian, then a Request or Reply of protos/keyd/device/
 
 from __future__ import annotations
 
-import asyncio
 from typing import Protocol
 
 from google.protobuf.message import Message
@@ -13,7 +12,8 @@ from google.protobuf.message import Message
 MAX_FRAME_BYTES = 32 * 1024 * 1024
 """A longer frame is a broken peer; the largest message to sign is 16 MiB."""
 
-_LENGTH_BYTES = 4
+LENGTH_BYTES = 4
+"""The head of a frame."""
 
 
 class Readable(Protocol):
@@ -32,10 +32,15 @@ def pack(message: Message) -> bytes:
     body = message.SerializeToString()
     if len(body) > MAX_FRAME_BYTES:
         raise FrameError(f"a frame of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
-    return len(body).to_bytes(_LENGTH_BYTES, "big") + body
+    return len(body).to_bytes(LENGTH_BYTES, "big") + body
 
 
-def _checked_length(head: bytes) -> int:
+def checked_length(head: bytes) -> int:
+    """The length that the head announces.
+
+    Raises:
+        FrameError: it is over the limit.
+    """
     length = int.from_bytes(head, "big")
     if length > MAX_FRAME_BYTES:
         raise FrameError(f"a frame announces {length} bytes, the limit is {MAX_FRAME_BYTES}")
@@ -44,18 +49,9 @@ def _checked_length(head: bytes) -> int:
 
 def read_blocking(stream: Readable) -> bytes | None:
     """The body of the next frame, or None where the stream ends between or inside frames."""
-    head = stream.read(_LENGTH_BYTES)
-    if len(head) < _LENGTH_BYTES:
+    head = stream.read(LENGTH_BYTES)
+    if len(head) < LENGTH_BYTES:
         return None
-    length = _checked_length(head)
+    length = checked_length(head)
     body = stream.read(length)
     return body if len(body) == length else None
-
-
-async def read(stream: asyncio.StreamReader) -> bytes | None:
-    """The body of the next frame, or None where the stream ends between or inside frames."""
-    try:
-        head = await stream.readexactly(_LENGTH_BYTES)
-        return await stream.readexactly(_checked_length(head))
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None

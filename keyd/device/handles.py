@@ -203,7 +203,7 @@ def failure_message(error: KeydError, *, pin_sent: bool = False) -> pb.Failure:
         reason=error.reason,
         message=error.message,
         hint=error.hint,
-        ckr=error.facts.get("ckr", ""),
+        facts=dict(error.facts),
         session_lost=isinstance(error, DeviceGoneError),
         pin_sent=pin_sent,
     )

@@ -30,7 +30,7 @@ from keyd.model import KeyAlgorithm
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
-_PROGRESS_S = 1.0
+_PROGRESS_S = 0.25
 """A long SignMany says that it moves at least this often."""
 _LOCK_WAIT_S = 3.0
 """A killed predecessor holds its lock until the kernel has buried it."""

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import keyd
@@ -28,6 +29,9 @@ _PASSED_ON = (
     "P11NETHSM_CONFIG_FILE",
 )
 """The whole environment of a host: what PKCS#11 modules read, and nothing of ours."""
+
+_SLOW_FACTOR = 10
+"""A card needs a minute for an RSA key pair that it signs with in a tenth of a second."""
 
 _END_S = 1.0
 """A host whose socket was closed leaves within this time, else it is killed."""
@@ -47,9 +51,31 @@ def _environment(config: TokenConfig) -> dict[str, str]:
     return environment
 
 
+async def read_frame(stream: asyncio.StreamReader) -> bytes | None:
+    """The body of the next frame, or None where the stream ends between or inside frames.
+
+    Raises:
+        FrameError: the other end does not speak this wire.
+    """
+    try:
+        head = await stream.readexactly(frames.LENGTH_BYTES)
+        return await stream.readexactly(frames.checked_length(head))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+
+
 def lock_path(run_dir: Path, token: str, place: int) -> Path:
     """The lock that the host in this place of the token holds while it lives."""
     return run_dir / f"token-{token.replace('/', '+')}-{place}.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A request that is with the host, and how long it may stay silent over it."""
+
+    answer: asyncio.Future[pb.Reply]
+    sent_at: float
+    patience_s: float
 
 
 class HostProcess:
@@ -70,7 +96,7 @@ class HostProcess:
         self._writer = writer
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[int, tuple[asyncio.Future[pb.Reply], float]] = {}
+        self._waiting: dict[int, _Waiting] = {}
         self._next_id = 1
         self._heard_at = self._loop.time()
         self._alarm: asyncio.TimerHandle | None = None
@@ -136,7 +162,10 @@ class HostProcess:
             return answer
         request.id = self._next_id
         self._next_id += 1
-        self._waiting[request.id] = (answer, self._loop.time())
+        patience_s = self._timeout_s
+        if request.generate.algorithm.startswith("rsa-"):
+            patience_s *= _SLOW_FACTOR
+        self._waiting[request.id] = _Waiting(answer, self._loop.time(), patience_s)
         # Not drained: what is in flight is bounded by the callers.
         self._writer.write(frames.pack(request))
         if self._alarm is None:
@@ -174,16 +203,16 @@ class HostProcess:
         self._alarm = None
         if not self._waiting:
             return
-        _, oldest = next(iter(self._waiting.values()))
-        quiet_s = self._loop.time() - max(self._heard_at, oldest)
-        if quiet_s >= self._timeout_s:
-            self.kill(f"no answer from the PKCS#11 module for {self._timeout_s:g} s")
+        oldest = next(iter(self._waiting.values()))
+        left_s = max(self._heard_at, oldest.sent_at) + oldest.patience_s - self._loop.time()
+        if left_s <= 0:
+            self.kill(f"no answer from the PKCS#11 module for {oldest.patience_s:g} s")
             return
-        self._alarm = self._loop.call_later(self._timeout_s - quiet_s, self._watch)
+        self._alarm = self._loop.call_later(left_s, self._watch)
 
     async def _listen(self) -> None:
         try:
-            while (body := await frames.read(self._reader)) is not None:
+            while (body := await read_frame(self._reader)) is not None:
                 self._heard_at = self._loop.time()
                 self._take(pb.Reply.FromString(body))
         except frames.FrameError as error:
@@ -197,7 +226,7 @@ class HostProcess:
         if reply.id == 0:
             self._why = reply.failure.message
             return
-        answer, _ = self._waiting.pop(reply.id)
+        answer = self._waiting.pop(reply.id).answer
         if not answer.done():
             answer.set_result(reply)
 
@@ -217,9 +246,9 @@ class HostProcess:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         self.how = f"{self._why} ({how})" if self._why else how
         self.ended.set()
-        for answer, _ in self._waiting.values():
-            if not answer.done():
-                answer.set_exception(HostDiedError(self.how))
+        for waiting in self._waiting.values():
+            if not waiting.answer.done():
+                waiting.answer.set_exception(HostDiedError(self.how))
         self._waiting.clear()
         for call in self._at_end:
             call()

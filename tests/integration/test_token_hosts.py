@@ -236,42 +236,17 @@ async def test_a_host_killed_under_load_is_replaced_and_no_call_fails(
     assert any(how.name in event.detail for event in bench.events)
 
 
-async def test_a_job_that_loses_two_hosts_in_a_row_is_answered_and_not_tried_for_ever(
-    bench: Bench,
-) -> None:
-    async with bench.running() as pool:
-        key = await make_key(pool, KeyAlgorithm.RSA_4096)
-        jobs = [
-            SignJob(
-                key.object_id,
-                key.public_key,
-                KeyAlgorithm.RSA_4096,
-                Scheme.RSA_PSS_SHA256,
-                os.urandom(32),
-            )
-        ] * 2_000
-        before = set(bench.hosts())
-        signing = asyncio.create_task(pool.sign("main", jobs))
-        for _ in range(2):
-            await eventually(
-                lambda: (
-                    status(pool).hosts == 1 and not before & set(bench.hosts())
-                    if len(before) > 1
-                    else status(pool).hosts == 1
-                )
-            )
-            await asyncio.sleep(0.1)
-            (victim,) = bench.hosts()
-            before.add(victim)
-            os.kill(victim, signal.SIGKILL)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.3):
-                await asyncio.shield(signing)
-        await pool.lock("main")
-        results = await signing
+async def test_a_job_that_kills_its_hosts_is_tried_twice_and_then_answered(bench: Bench) -> None:
+    shim = ShimmedModule(bench.hsm)
+    async with bench.running(bench.hsm.config(module=shim.module)) as pool:
+        key = await make_key(pool)
+        (poison,) = await pool.sign("main", [p256_job(key, b"CRASH".ljust(32))])
+        (good,) = await pool.sign("main", [p256_job(key)])
 
-    gone = [result for result in results if isinstance(result, DeviceGoneError)]
-    assert gone and all(error.retry_after_s for error in gone)
+        assert isinstance(poison, DeviceGoneError) and poison.retry_after_s
+        assert "SIGABRT" in poison.message
+        assert isinstance(good, bytes)
+    assert bench.kinds().count(EventKind.HOST_DIED) == 2
 
 
 async def test_a_host_that_hangs_is_killed_at_the_token_timeout_and_its_jobs_are_signed(
@@ -297,7 +272,8 @@ async def test_a_host_that_hangs_is_killed_at_the_token_timeout_and_its_jobs_are
 
 
 async def test_a_slow_token_is_not_taken_for_a_hanging_one(bench: Bench) -> None:
-    async with bench.running(bench.hsm.config(token_timeout_s=1.5)) as pool:
+    # Both an RSA key pair and the first frame may well take longer than one call.
+    async with bench.running(bench.hsm.config(token_timeout_s=0.6)) as pool:
         key = await make_key(pool, KeyAlgorithm.RSA_4096)
         wanted = SignJob(
             key.object_id,
@@ -307,7 +283,7 @@ async def test_a_slow_token_is_not_taken_for_a_hanging_one(bench: Bench) -> None
             os.urandom(64),
         )
 
-        results = await pool.sign("main", [wanted] * 700)
+        results = await pool.sign("main", [wanted] * 300)
 
         assert all(isinstance(result, bytes) for result in results)
     assert EventKind.HOST_DIED not in bench.kinds()
@@ -390,6 +366,25 @@ async def test_a_host_whose_parent_is_not_the_daemon_refuses_to_run(bench: Bench
 
     assert done.returncode == 3
     assert not (run_dir / "lock").exists()
+
+
+def test_a_host_imports_little_and_the_daemon_never_imports_pkcs11() -> None:
+    code = "import sys, importlib; importlib.import_module(sys.argv[1]); print(*sys.modules)"
+
+    def modules(name: str) -> set[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", code, name],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        return set(done.stdout.split())
+
+    heavy = {"sqlalchemy", "grpc", "tuf", "pydantic", "cryptography", "asyncio"}
+    assert not heavy & modules("keyd.device.host")
+    assert not {"pkcs11", "sqlalchemy", "grpc"} & modules("keyd.device.pool")
 
 
 async def test_hosts_get_a_clean_environment_no_pin_in_argv_and_leave_no_core(

@@ -133,35 +133,59 @@ class Failure(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class FactsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     HINT_FIELD_NUMBER: _builtins.int
-    CKR_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
     SESSION_LOST_FIELD_NUMBER: _builtins.int
     PIN_SENT_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """UPPER_SNAKE, as in keyd.errors."""
     message: _builtins.str
     hint: _builtins.str
-    ckr: _builtins.str
-    """What the module raised, such as CKR_DEVICE_ERROR; empty where keyd refused by itself."""
     session_lost: _builtins.bool
     """The session is gone with whatever was logged in: probe, log in, try again."""
     pin_sent: _builtins.bool
     """Login only: the PIN reached the token's module, so a try may have been spent."""
+    @_builtins.property
+    def facts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """KeydError.facts; `ckr` is what the module raised, such as CKR_DEVICE_ERROR, and missing
+        where keyd refused by itself.
+        """
+
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
         hint: _builtins.str = ...,
-        ckr: _builtins.str = ...,
+        facts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         session_lost: _builtins.bool = ...,
         pin_sent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ckr", b"ckr", "hint", b"hint", "message", b"message", "pin_sent", b"pin_sent", "reason", b"reason", "session_lost", b"session_lost"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "hint", b"hint", "message", b"message", "pin_sent", b"pin_sent", "reason", b"reason", "session_lost", b"session_lost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

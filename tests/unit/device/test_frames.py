@@ -8,6 +8,7 @@ import io
 import pytest
 
 from keyd.device import frames
+from keyd.device.supervisor import read_frame
 from keyd.device.v1 import device_pb2 as pb
 
 REQUEST = pb.Request(id=7, sign_many=pb.SignMany(groups=[pb.SignGroup(payloads=[b"a", b"b"])]))
@@ -17,7 +18,7 @@ async def read_async(data: bytes) -> bytes | None:
     stream = asyncio.StreamReader()
     stream.feed_data(data)
     stream.feed_eof()
-    return await frames.read(stream)
+    return await read_frame(stream)
 
 
 async def test_both_ends_read_what_was_packed() -> None:
