@@ -311,9 +311,14 @@ class Daemon:
         interval_s = sdnotify.watchdog_interval_s()
         loop = asyncio.get_running_loop()
         told = loop.time()
+        refusals = self._log.refusals
+        collapsed = dropped = 0
         while True:
             await asyncio.sleep(min(_HEALTH_INTERVAL_S, interval_s or _HEALTH_INTERVAL_S))
             self._set_health()
+            self._metrics.refusals_collapsed(refusals.collapsed - collapsed)
+            self._metrics.refusals_dropped(refusals.dropped - dropped)
+            collapsed, dropped = refusals.collapsed, refusals.dropped
             if interval_s is not None and loop.time() - told >= interval_s / 2:
                 told = loop.time()
                 sdnotify.notify(sdnotify.WATCHDOG)

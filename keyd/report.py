@@ -6,9 +6,10 @@ from datetime import datetime
 
 from keyd.audit.log import Log
 from keyd.errors import KeydError
-from keyd.model import Device, Freeze, Policy, Registry, TokenState, VersionState
+from keyd.model import Device, Policy, Registry, TokenState, VersionState
 from keyd.server.metrics import Gauges
 from keyd.server.wire.audit import StatusReport
+from keyd.server.wire.keys import freeze_line
 
 SERVING = "SERVING"
 DEGRADED = "DEGRADED"
@@ -104,10 +105,3 @@ class Report:
             for key in self._registry.keys()  # noqa: SIM118 - a method, not a dict
             if not key.bindings
         )
-
-
-def freeze_line(freeze: Freeze) -> str:
-    """A standing freeze as a person reads it."""
-    what = freeze.key or "all keys"
-    why = f": {freeze.said}" if freeze.said else ""
-    return f"{what} frozen by {freeze.by} since {freeze.since:%Y-%m-%d %H:%M}Z{why}"

@@ -1,0 +1,98 @@
+"""Tokens as callers see them: grants, entries, and nothing told to strangers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from keyd.errors import PinRefusedError, PolicyDeniedError, TokenNotFoundError
+from keyd.model import Caller, Outcome, Pin, Principal, TokenState
+from keyd.policy import parse_policy
+from tests.domain import ADMIN, STRANGER, Domain, a_domain
+
+POLICY = """
+[[grant]]
+name = "admins"
+principals = ["socket:admin"]
+actions = ["admin"]
+keys = ["*"]
+tokens = ["*"]
+
+[[grant]]
+name = "remote operators"
+principals = ["uri:spiffe://acme/operator"]
+actions = ["unlock", "lock", "tokens"]
+tokens = ["*"]
+"""
+OPERATOR = Caller(Principal("uri:spiffe://acme/operator", "mtls"), "req-op")
+
+
+@pytest.fixture
+def domain() -> Iterator[Domain]:
+    with a_domain(parse_policy(POLICY, "policy.toml")) as made:
+        yield made
+
+
+async def test_a_person_unlocks_and_the_entry_has_no_pin(domain: Domain) -> None:
+    domain.token.state = TokenState.LOCKED
+
+    status = await domain.tokens.unlock(ADMIN, "main", Pin("31415926"))
+
+    assert status.state is TokenState.READY
+    assert b"31415926" not in b"".join(e.body for e in domain.audit.entries)
+
+
+async def test_a_refused_pin_is_an_alert_and_is_not_tried_again(domain: Domain) -> None:
+    domain.token.state = TokenState.LOCKED
+
+    with pytest.raises(PinRefusedError):
+        await domain.tokens.unlock(ADMIN, "main", Pin("00000000"))
+
+    last = domain.audit.drafts[-1]
+    assert (last.outcome, last.reason_code, last.alert) == (Outcome.FAILED, "PIN_REFUSED", True)
+    assert domain.token.wrong_pins == 1
+
+
+async def test_unlock_over_tcp_needs_a_policy_that_says_so(domain: Domain) -> None:
+    domain.token.state = TokenState.LOCKED
+
+    with pytest.raises(PolicyDeniedError):
+        await domain.tokens.unlock(OPERATOR, "main", Pin("31415926"))
+
+    assert domain.token.state is TokenState.LOCKED
+    await domain.tokens.lock(OPERATOR, "main")
+
+
+async def test_a_locked_token_stays_locked_until_somebody_unlocks_it(domain: Domain) -> None:
+    status = await domain.tokens.lock(ADMIN, "main", said="lunch")
+
+    assert status.state is TokenState.LOCKED
+    assert domain.audit.drafts[-1].said == "lunch"
+
+
+async def test_strangers_see_no_token_and_touch_none(domain: Domain) -> None:
+    assert domain.tokens.list(STRANGER) == []
+    for attempt in (
+        lambda: domain.tokens.unlock(STRANGER, "main", None),
+        lambda: domain.tokens.lock(STRANGER, "main"),
+        lambda: domain.tokens.objects(STRANGER, "main"),
+    ):
+        with pytest.raises(PolicyDeniedError):
+            await attempt()
+
+
+async def test_an_unknown_token_is_named_to_those_who_may_ask(domain: Domain) -> None:
+    with pytest.raises(TokenNotFoundError):
+        await domain.tokens.lock(ADMIN, "other")
+
+
+async def test_objects_name_keys_only_to_those_who_may_see_them(domain: Domain) -> None:
+    await domain.a_key("acme/root")
+    await domain.device.generate("main", domain.audit.keys()[0].algorithm, b"\x09", "foreign")
+
+    ours = {o.label: name for o, name in await domain.tokens.objects(ADMIN, "main")}
+    theirs = {o.label: name for o, name in await domain.tokens.objects(OPERATOR, "main")}
+
+    assert ours == {"acme/root/1": "acme/root/versions/1", "foreign": ""}
+    assert theirs == {"acme/root/1": "(a key you may not see)", "foreign": ""}
