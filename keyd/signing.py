@@ -58,6 +58,12 @@ log = logging.getLogger(__name__)
 _CHECK_CHUNK = 128
 """Signatures verified in one go on a worker thread; keeps the event loop answering others."""
 
+_AT_ONCE = 250
+"""Items of a batch that are decided between two looks at other callers."""
+
+_READ_AT_ONCE_BYTES = 16 * 1024
+"""Payloads up to this, together, are read on the event loop: less than a millisecond."""
+
 _OPAQUE = Statement()
 
 
@@ -125,12 +131,15 @@ class Signing:
         results: dict[int, Signed | KeydError] = {}
         plans: list[Plan] = []
         refusals = []
+        statements = await self._read_all(requests)
         for place, request in enumerate(requests):
+            if place % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)
             if isinstance(request, KeydError):
                 results[place] = request
                 continue
             try:
-                plan = self._plan(caller, place, request)
+                plan = self._plan(caller, place, request, statements[place])
             except KeydError as e:
                 results[place] = e
                 refusals.append(self._gate.refuse(caller, Action.SIGN, request.key, e))
@@ -164,9 +173,20 @@ class Signing:
 
     # ------------------------------------------------------------------------------- plan
 
-    def _plan(self, caller: Caller, place: int, request: SignRequest) -> Plan:
+    async def _read_all(self, requests: Sequence[SignRequest | KeydError]) -> list[Statement]:
+        """What each payload says. Large ones are read on a worker thread: they come from callers
+        of whom nothing is decided yet, and must not hold up the others."""
+        messages = [b"" if isinstance(r, KeydError) else r.message or b"" for r in requests]
+
+        def read() -> list[Statement]:
+            return [self._read_content(m) if m else _OPAQUE for m in messages]
+
+        if sum(map(len, messages)) <= _READ_AT_ONCE_BYTES:
+            return read()
+        return await asyncio.get_running_loop().run_in_executor(self._workers, read)
+
+    def _plan(self, caller: Caller, place: int, request: SignRequest, statement: Statement) -> Plan:
         """Decide everything that can be decided before a token is asked."""
-        statement = self._read_content(request.message) if request.message else _OPAQUE
         key = self._registry.find(request.key)
         # The context may come from the bindings, and the policy shall see it: so it is worked out
         # first, but whether it fits is said only to those whom the policy lets in.
