@@ -100,7 +100,6 @@ def initialise(
                 hint=f"edit it, then: keyd-server check --config {config}",
                 file=file,
             )
-    places.config_dir.mkdir(mode=0o700 if user else 0o750, parents=True, exist_ok=True)
     starter = Starter(
         state_dir=places.state_dir,
         run_dir=places.run_dir,
@@ -115,9 +114,11 @@ def initialise(
         pin=token.pin,
         group=places.group,
     )
+    text = starter_config(starter)  # refuses what cannot be, before anything is written
+    places.config_dir.mkdir(mode=0o700 if user else 0o750, parents=True, exist_ok=True)
     # The policy first: with it missing the configuration would not load.
     _write(policy, starter_policy(PRINCIPAL), user=user)
-    _write(config, starter_config(starter), user=user)
+    _write(config, text, user=user)
     lines = [f"{config}: configuration", f"{policy}: you, through the socket, are admin and signer"]
     if user:
         places.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,0 +1,414 @@
+"""keyd-server as people use it: real processes, real SoftHSM, real files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pytest
+
+from keyd.cli.softhsm_token import find_softhsm
+from keyd.client import Binding, Client, Encoding, EntryFilter, KeyAlgorithm
+from keyd.errors import CheckpointBehindError, KeydError
+from tests.e2e.daemon_process import DaemonProcess
+
+pytestmark = pytest.mark.softhsm
+
+FREE = "acme/free"
+BOUND = "acme/targets"
+
+
+def keyd_server(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run keyd-server to its end; stdout and stderr together."""
+    return subprocess.run(
+        [sys.executable, "-m", "keyd.cli.server", *(str(word) for word in arguments)],
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short one: sun_path has room for 107 bytes."""
+    path = Path(mkdtemp(prefix="keyd-cli-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def daemon(folder: Path) -> Iterator[DaemonProcess]:
+    process = DaemonProcess(folder / "dev")
+    try:
+        process.start()
+        yield process
+        process.stop()
+    finally:
+        process.kill()
+
+
+def connect(daemon: DaemonProcess) -> Client:
+    return Client(daemon.endpoint, keep_checkpoints=False)
+
+
+def create(client: Client, name: str, *bindings: Binding) -> None:
+    """Create a key once the token is ready."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            client.create_key(name, KeyAlgorithm.ECDSA_P256, bindings=bindings)
+            return
+        except KeydError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def sign(client: Client, key: str) -> int:
+    """Sign something new; the entry's index."""
+    return client.sign(key, os.urandom(16), encoding=Encoding.DER).log_index
+
+
+# -------------------------------------------------------------------------------- dev
+
+
+def test_dev_needs_nothing_but_a_folder_and_uses_it_again(daemon: DaemonProcess) -> None:
+    with connect(daemon) as client:
+        create(client, FREE)
+        first = sign(client, FREE)
+        assert client.whoami().principal == "socket:dev"
+
+    assert daemon.stop() == 0
+    daemon.start()
+
+    with connect(daemon) as client:
+        create(client, "acme/second")
+        assert sign(client, FREE) > first
+
+
+def test_the_pin_of_dev_is_private_and_in_no_other_file(daemon: DaemonProcess) -> None:
+    with connect(daemon) as client:
+        create(client, FREE)
+        sign(client, FREE)
+    pin_file = daemon.folder / "pin"
+    pin = pin_file.read_bytes().strip()
+    processes = [daemon.pid, *daemon.hosts()]
+    memory = [Path(f"/proc/{pid}/{name}") for pid in processes for name in ("cmdline", "environ")]
+
+    daemon_files = [p for p in daemon.folder.rglob("*") if p.is_file() and p != pin_file]
+
+    assert len(processes) == 2
+    assert pin_file.stat().st_mode & 0o777 == 0o600
+    assert daemon.folder.stat().st_mode & 0o077 == 0
+    assert [p for p in [*daemon_files, *memory, daemon.output] if pin in p.read_bytes()] == []
+
+
+def test_a_second_daemon_on_the_same_folder_is_refused_and_the_first_lives_on(
+    daemon: DaemonProcess,
+) -> None:
+    second = keyd_server("dev", "--dir", daemon.folder)
+
+    assert second.returncode == 2
+    assert f"pid {daemon.pid}" in second.stdout
+    with connect(daemon) as client:
+        assert client.status().health
+
+
+def test_dev_listens_on_tcp_with_a_certificate_of_its_own(folder: Path) -> None:
+    process = DaemonProcess(folder / "dev", "--tcp", "127.0.0.1:0")
+    try:
+        process.start()
+        serving = next(line for line in process.tail().splitlines() if "keyd: serving" in line)
+        assert f"unix:{process.socket}, 127.0.0.1:" in serving
+        assert (process.folder / "tls/server.key").stat().st_mode & 0o777 == 0o600
+        assert process.stop() == 0
+    finally:
+        process.kill()
+
+
+def test_the_daemon_leaves_no_core_file(daemon: DaemonProcess) -> None:
+    for pid in (daemon.pid, *daemon.hosts()):
+        limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+        core = next(line for line in limits if line.startswith("Max core file size"))
+        assert core.split()[4:6] == ["0", "0"]
+
+
+# -------------------------------------------------------------------------------- run, check
+
+
+def test_a_broken_policy_is_refused_at_reload_and_the_old_one_stays(daemon: DaemonProcess) -> None:
+    policy = daemon.folder / "policy.toml"
+    with connect(daemon) as client:
+        create(client, FREE)
+        policy.write_text(policy.read_text() + '\n[[grant]]\nnmae = "oops"\n')
+        daemon.signal(signal.SIGHUP)
+        deadline = time.monotonic() + 10
+        while "the old policy stays" not in daemon.tail():
+            assert time.monotonic() < deadline, daemon.tail()
+            time.sleep(0.05)
+
+        sign(client, FREE)
+
+    assert "policy.toml:" in daemon.tail()
+
+
+def test_check_finds_every_mistake_with_its_line(daemon: DaemonProcess) -> None:
+    config = daemon.folder / "keyd.toml"
+    good = keyd_server("check", "--config", config)
+    assert (good.returncode, "everything is in order" in good.stdout) == (0, True), good.stdout
+    config.write_text(config.read_text().replace("[server]", "[server]\nstate_dri = 1"))
+    policy = daemon.folder / "policy.toml"
+    policy.write_text("[[grant]]\n")
+
+    bad = keyd_server("check", "--config", config)
+    assert bad.returncode == 2
+    line = config.read_text().splitlines().index("state_dri = 1") + 1
+    assert f"keyd.toml:{line}: unknown setting 'state_dri'" in bad.stdout
+    assert "state_dir" in bad.stdout.partition("unknown setting")[2]
+
+
+def test_check_names_the_line_of_a_bad_policy_and_a_pin_file_others_can_read(
+    daemon: DaemonProcess,
+) -> None:
+    (daemon.folder / "policy.toml").write_text("\n\n[[grant]]\nname = 3\n")
+    (daemon.folder / "pin").chmod(0o644)
+
+    bad = keyd_server("check", "--config", daemon.folder / "keyd.toml")
+
+    assert bad.returncode == 2
+    assert "policy.toml:4" in bad.stdout
+    assert f"chmod 600 {daemon.folder / 'pin'}" in bad.stdout
+
+
+def test_run_says_what_is_wrong_and_what_to_do(folder: Path) -> None:
+    missing = keyd_server("run", "--config", folder / "keyd.toml")
+
+    assert missing.returncode == 2
+    assert "keyd-server: error:" in missing.stdout
+    assert "keyd-server: hint: keyd-server init" in missing.stdout
+    assert "Traceback" not in missing.stdout
+
+
+# -------------------------------------------------------------------------------- state
+
+
+def test_a_backup_of_the_running_daemon_brings_back_a_lost_disk(
+    daemon: DaemonProcess, folder: Path
+) -> None:
+    config = daemon.folder / "keyd.toml"
+    with connect(daemon) as client:
+        create(client, FREE)
+        create(client, BOUND, Binding("acme", "targets"))
+        sign(client, FREE)
+        saved = keyd_server("backup", folder / "keyd.backup", "--config", config)
+        sign(client, FREE)
+        client.checkpoint(fresh=True)
+    assert saved.returncode == 0, saved.stdout
+    daemon.stop()
+    shutil.rmtree(daemon.folder / "state")
+
+    restored = keyd_server("restore", folder / "keyd.backup", "--config", config)
+
+    assert restored.returncode == 0, restored.stdout
+    daemon.start()
+    with connect(daemon) as client:
+        assert sign(client, FREE) >= 0
+        with pytest.raises(CheckpointBehindError, match="restored|covers"):
+            sign(client, BOUND)
+        assert client.status().problems
+    daemon.stop()
+
+    accepted = keyd_server("checkpoint", "accept", "--config", config)
+
+    assert accepted.returncode == 0, accepted.stdout
+    daemon.start()
+    with connect(daemon) as client:
+        sign(client, BOUND)
+        (entry,) = client.list_entries(EntryFilter(action="checkpoint-accept"))
+        assert entry.fields["alert"] is True
+        assert str(entry.fields["principal"]).startswith("system:uid-")
+
+
+def test_restore_overwrites_nothing_and_backup_neither(daemon: DaemonProcess, folder: Path) -> None:
+    config = daemon.folder / "keyd.toml"
+    file = folder / "keyd.backup"
+    assert keyd_server("backup", file, "--config", config).returncode == 0
+    before = file.read_bytes()
+
+    again = keyd_server("backup", file, "--config", config)
+    running = keyd_server("restore", file, "--config", config)
+    daemon.stop()
+    stopped = keyd_server("restore", file, "--config", config)
+
+    assert (again.returncode, file.read_bytes() == before) == (2, True)
+    assert (running.returncode, "pid" in running.stdout) == (2, True)
+    assert (stopped.returncode, "not empty" in stopped.stdout) == (2, True)
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_damaged_backup_is_refused(daemon: DaemonProcess, folder: Path) -> None:
+    config = daemon.folder / "keyd.toml"
+    file = folder / "keyd.backup"
+    assert keyd_server("backup", file, "--config", config).returncode == 0
+    daemon.stop()
+    shutil.rmtree(daemon.folder / "state")
+    file.write_bytes(file.read_bytes()[:-8192])
+
+    refused = keyd_server("restore", file, "--config", config)
+
+    assert refused.returncode == 2
+    assert not (daemon.folder / "state/keyd.db").exists()
+
+
+def test_state_is_changed_only_while_the_daemon_is_stopped(daemon: DaemonProcess) -> None:
+    config = daemon.folder / "keyd.toml"
+
+    for command in (["migrate"], ["clock", "accept"], ["checkpoint", "accept"]):
+        refused = keyd_server(*command, "--config", config)
+        assert (refused.returncode, f"pid {daemon.pid}" in refused.stdout) == (2, True)
+
+    daemon.stop()
+    migrated = keyd_server("migrate", "--config", config)
+    assert (migrated.returncode, "schema" in migrated.stdout) == (0, True), migrated.stdout
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_writes_into_the_state_folder_belongs_to_the_service(
+    daemon: DaemonProcess, folder: Path
+) -> None:
+    config = daemon.folder / "keyd.toml"
+    assert keyd_server("backup", folder / "b", "--config", config).returncode == 0
+    daemon.stop()
+    state = daemon.folder / "state"
+    shutil.rmtree(state)
+    state.mkdir(mode=0o700)
+    os.chown(state, 65534, 65534)
+
+    assert keyd_server("restore", folder / "b", "--config", config).returncode == 0
+    assert keyd_server("checkpoint", "accept", "--config", config).returncode == 0
+
+    assert {path.name for path in state.iterdir()} >= {"keyd.db", "lock"}
+    assert {path.stat().st_uid for path in state.iterdir()} == {65534}
+    os.chown(state, 0, 0)
+    for path in state.iterdir():
+        os.chown(path, 0, 0)
+
+
+def test_a_person_accepts_the_clock_and_the_log_says_so(daemon: DaemonProcess) -> None:
+    config = daemon.folder / "keyd.toml"
+    daemon.stop()
+    nothing = keyd_server("clock", "accept", "--config", config)
+    assert (nothing.returncode, "nothing to accept" in nothing.stdout) == (0, True)
+    with closing(sqlite3.connect(daemon.folder / "state/keyd.db")) as database, database:
+        database.execute("INSERT INTO flags VALUES ('clock-suspect', 'it jumped')")
+    daemon.start()
+    with connect(daemon) as client:
+        assert any("clock accept" in problem for problem in client.status().problems)
+    daemon.stop()
+
+    accepted = keyd_server("clock", "accept", "--config", config)
+
+    assert (accepted.returncode, "it jumped" in accepted.stdout) == (0, True), accepted.stdout
+    daemon.start()
+    with connect(daemon) as client:
+        assert not any("clock" in problem for problem in client.status().problems)
+        (entry,) = client.list_entries(EntryFilter(action="clock-accept"))
+        assert entry.fields["message"] == "it jumped"
+
+
+def test_log_key_prints_what_verifies_the_checkpoints(daemon: DaemonProcess) -> None:
+    with connect(daemon) as client:
+        create(client, FREE)
+        known = client.checkpoint(fresh=True).verifier_keys
+
+    printed = keyd_server("log-key", "--config", daemon.folder / "keyd.toml")
+
+    assert printed.returncode == 0, printed.stdout
+    assert tuple(printed.stdout.split()) == known
+
+
+# -------------------------------------------------------------------------------- init, tls
+
+
+def test_init_for_a_user_writes_a_configuration_that_checks(folder: Path) -> None:
+    env = {
+        "HOME": str(folder),
+        "XDG_RUNTIME_DIR": str(folder / "run"),
+        "XDG_CONFIG_HOME": "",
+        "XDG_DATA_HOME": "",
+    }
+    module = find_softhsm()
+    token = ("--token-module", module, "--token-label", "My Token")
+
+    made = keyd_server("init", "--user", *token, **env)
+    again = keyd_server("init", "--user", *token, **env)
+
+    assert made.returncode == 0, made.stdout
+    config = folder / ".config/keyd-server/keyd.toml"
+    assert config.stat().st_mode & 0o077 == 0
+    checked = keyd_server("check", "--config", config)
+    assert checked.returncode == 0, checked.stdout
+    steps = made.stdout.partition("next:")[2].strip().splitlines()
+    assert [step.split()[0] for step in steps] == ["systemctl", "keydctl", "keydctl"]
+    assert "keydctl token unlock my-token" in made.stdout
+    unit = (folder / ".config/systemd/user/keyd-server.service").read_text()
+    assert "/usr/local/bin/keyd-server" not in unit
+    assert (again.returncode, "not overwritten" in again.stdout) == (2, True)
+
+
+def test_init_never_takes_a_pin(folder: Path) -> None:
+    env = {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder), "XDG_CONFIG_HOME": ""}
+
+    refused = keyd_server(
+        "init", "--user", "--token-module", find_softhsm(), "--token-label", "x", "--pin", "123456",
+        **env,
+    )  # fmt: skip
+
+    assert refused.returncode == 2
+    assert "123456" not in refused.stdout
+    assert not list((folder / ".config").rglob("*.toml"))
+
+
+def test_init_without_a_token_asks_for_one(folder: Path) -> None:
+    refused = keyd_server("init", "--user", HOME=str(folder), XDG_RUNTIME_DIR=str(folder))
+
+    assert refused.returncode == 2
+    assert "--token-module" in refused.stdout
+
+
+def test_tls_sign_refuses_what_is_no_request_and_overwrites_nothing(folder: Path) -> None:
+    (folder / "not.csr").write_text("hello")
+    (folder / "taken.pem").write_text("mine")
+
+    refused = keyd_server("tls", "sign", folder / "not.csr", "--ca-dir", folder / "ca")
+
+    assert refused.returncode == 2
+    assert "not a readable PEM certificate request" in refused.stdout
+    made = subprocess.run(
+        [sys.executable, "-m", "keyd.cli.keydctl", "tls", "request", "dns:runner.example.org"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        timeout=60,
+        check=True,
+        capture_output=True,
+    )
+    assert made.returncode == 0
+    kept = keyd_server(
+        "tls", "sign", folder / "keyd-client.csr", "--ca-dir", folder / "ca",
+        "--output", folder / "taken.pem",
+    )  # fmt: skip
+    assert (kept.returncode, (folder / "taken.pem").read_text()) == (2, "mine")
