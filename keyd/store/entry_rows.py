@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -19,7 +19,7 @@ from keyd.model import (
     SignatureKey,
     StoredSignature,
 )
-from keyd.store.schema import entries, to_microseconds
+from keyd.store.schema import BUCKET_BITS, entries, to_microseconds
 
 # Many rows in one statement: each statement gives the interpreter's lock away and has to win it
 # back from a busy event loop, which a statement for each row would do a thousand times a group.
@@ -73,15 +73,33 @@ def _row(entry: NewEntry) -> tuple[Any, ...]:
         bytes.fromhex(draft.fingerprint) if draft.fingerprint else None,
         draft.scheme or None,
         draft.digest.value if draft.digest else None,
-        _mark(draft.digest.value) if draft.digest else None,
+        digest_mark(draft.digest.value) if draft.digest else None,
+        entry.log_index >> BUCKET_BITS,
         draft.caller.request_id or None,
-        _mark(bytes.fromhex(draft.signature_sha256[:16])) if draft.signature_sha256 else None,
+        digest_mark(bytes.fromhex(draft.signature_sha256[:16])) if draft.signature_sha256 else None,
         entry.signature,
         0 if entry.signature is None else 1,
     )
 
 
-def _mark(value: bytes) -> int:
+def kept_marks(new: Sequence[NewEntry]) -> list[int]:
+    """The digests whose signatures these entries keep."""
+    return [
+        digest_mark(entry.draft.digest.value)
+        for entry in new
+        if entry.signature is not None and entry.draft.digest is not None
+    ]
+
+
+def all_kept_marks(connection: Connection) -> Iterator[list[int]]:
+    """The digests of all kept signatures, in lists of some thousand."""
+    mark = entries.c.digest_mark
+    query = select(mark).where(mark.is_not(None), entries.c.kept == 1)
+    for rows in connection.execute(query).partitions(5_000):
+        yield [row[0] for row in rows]
+
+
+def digest_mark(value: bytes) -> int:
     """The first 8 bytes of a hash as both databases hold a number."""
     return int.from_bytes(value[:8], "big", signed=True)
 
@@ -91,7 +109,8 @@ def find_signatures(
 ) -> dict[SignatureKey, StoredSignature]:
     """The oldest kept signature for each of the wanted that has one."""
     by_row = {(w.principal, w.key, w.version, w.scheme.value, w.digest.value): w for w in wanted}
-    marks = list({_mark(w.digest.value) for w in wanted})
+    marks = list({digest_mark(w.digest.value) for w in wanted})
+    buckets = _buckets(connection)
     found: dict[SignatureKey, StoredSignature] = {}
     columns = entries.c
     for start in range(0, len(marks), _LOOKUP_CHUNK):
@@ -105,7 +124,11 @@ def find_signatures(
                 columns.signature,
                 columns.idx,
             )
-            .where(columns.digest_mark.in_(marks[start : start + _LOOKUP_CHUNK]), columns.kept == 1)
+            .where(
+                columns.bucket.in_(buckets),
+                columns.digest_mark.in_(marks[start : start + _LOOKUP_CHUNK]),
+                columns.kept == 1,
+            )
             .order_by(columns.idx.desc())
         )
         for principal, key, version, scheme, digest, signature, idx in rows:
@@ -123,7 +146,7 @@ def list_entries(
     Raises:
         InvalidRequestError: a digest or signature hash is no hex.
     """
-    query = select(entries.c.idx, entries.c.body).where(*_conditions(wanted))
+    query = select(entries.c.idx, entries.c.body).where(*_conditions(connection, wanted))
     query = _between(connection, query, wanted, after)
     order = entries.c.idx.desc() if wanted.descending else entries.c.idx.asc()
     rows = connection.execute(query.order_by(order).limit(page_size + 1)).all()
@@ -136,7 +159,7 @@ def list_entries(
     return EntryPage(tuple(found), next_after)
 
 
-def _conditions(wanted: EntryFilter) -> list[ColumnElement[bool]]:
+def _conditions(connection: Connection, wanted: EntryFilter) -> list[ColumnElement[bool]]:
     """The filter's conditions, the most selective one free to use its index.
 
     The others are kept from theirs: without statistics a database may take the caller's index,
@@ -146,10 +169,10 @@ def _conditions(wanted: EntryFilter) -> list[ColumnElement[bool]]:
     sought: list[tuple[ColumnElement[Any], Any]] = []
     if wanted.digest:
         digest = _parse_hex("digest", wanted.digest, (32, 48, 64))
-        sought += [(columns.digest_mark, _mark(digest)), (columns.digest, digest)]
+        sought += [(columns.digest_mark, digest_mark(digest)), (columns.digest, digest)]
     if wanted.signature_sha256:
         signature = _parse_hex("signature_sha256", wanted.signature_sha256, (32,))
-        sought.append((columns.signature_mark, _mark(signature)))
+        sought.append((columns.signature_mark, digest_mark(signature)))
     named: tuple[tuple[ColumnElement[Any], Any], ...] = (
         (columns.request_id, wanted.request_id),
         (columns.fingerprint, _parse_hex("fingerprint", wanted.fingerprint, (0, 32))),
@@ -164,6 +187,7 @@ def _conditions(wanted: EntryFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if wanted.digest:
         conditions.append(columns.digest_mark.is_not(None))
+        conditions.append(columns.bucket.in_(_buckets(connection)))
     for number, (column, value) in enumerate(sought):
         conditions.append((column if number == 0 else _unindexed(column)) == value)
     # Words the partial indexes' conditions, else they cannot be used.
@@ -172,6 +196,12 @@ def _conditions(wanted: EntryFilter) -> list[ColumnElement[bool]]:
     if wanted.outcome and wanted.outcome != "allowed":
         conditions.append(columns.outcome != "allowed")
     return conditions
+
+
+def _buckets(connection: Connection) -> list[int]:
+    """All buckets of the digest index."""
+    last = connection.execute(select(func.max(entries.c.idx))).scalar()
+    return [] if last is None else list(range((last >> BUCKET_BITS) + 1))
 
 
 def _unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:

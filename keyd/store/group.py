@@ -23,7 +23,7 @@ from keyd.model import (
     UpdateVersion,
 )
 from keyd.store import key_rows
-from keyd.store.entry_rows import insert_entries
+from keyd.store.entry_rows import insert_entries, kept_marks
 from keyd.store.plan import Plan
 from keyd.store.registry import Changes
 from keyd.store.schema import from_microseconds, to_microseconds, tree, tree_nodes
@@ -50,6 +50,7 @@ class StoreGroup:
         self._connection = connection
         self._head = read_head(connection, lock=True)
         self.changes = Changes({}, {}, {})
+        self.kept_marks: list[int] = []
 
     @property
     def head(self) -> TreeHead:
@@ -85,6 +86,7 @@ class StoreGroup:
     ) -> None:
         """See model.AuditGroup."""
         insert_entries(self._connection, entries)
+        self.kept_marks += kept_marks(entries)
         if nodes:
             self._connection.execute(tree_nodes.insert(), [node._asdict() for node in nodes])
         self._connection.execute(

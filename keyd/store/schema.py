@@ -29,6 +29,9 @@ from keyd.model import KeyAlgorithm, Origin, Outcome, Scheme, VersionState
 SCHEMA_VERSION = 1
 """The version this code reads and writes; migrations.py leads there."""
 
+BUCKET_BITS = 17
+"""Entries in one bucket of the digest index, as a power of two."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -193,9 +196,13 @@ entries = Table(
     Column("scheme", Text),
     # Raw value; its algorithm follows from its size.
     Column("digest", LargeBinary),
-    # First 8 bytes of the digest as a signed number. Digests fall all over their index, so each
-    # entry dirties a page of it: a third of the width is a third of the pages.
+    # First 8 bytes of the digest as a signed number. Digests fall all over their index, where
+    # each dirties a page of its own. So the index is narrow, and is filled bucket by bucket: what
+    # a commit costs stays the same however large the log is, while a search (rare: seen.py stands
+    # in front) looks into each bucket.
     Column("digest_mark", BigInteger),
+    # idx >> 17.
+    Column("bucket", Integer, nullable=False),
     Column("request_id", Text),
     # The same of the signature's SHA-256, without an index: who looks for a signature knows the
     # digest it is over.
@@ -227,6 +234,7 @@ Index(
 Index("entries_keyid", entries.c.keyid)
 Index(
     "entries_digest",
+    entries.c.bucket,
     entries.c.digest_mark,
     entries.c.kept,
     sqlite_where=_has_digest,

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -33,6 +33,7 @@ from keyd.store.migrations import STEPS, Step, migrate
 from keyd.store.pin_attempts import StoredPinAttempts
 from keyd.store.registry import KeyRegistry
 from keyd.store.schema import checkpoints, entries, to_microseconds, tree_nodes
+from keyd.store.seen import SeenDigests
 from keyd.store.state_folder import DATABASE, StateLock, create_private
 
 MAX_PAGE = 10_000
@@ -93,7 +94,10 @@ class Store:
                 hint="restore a backup; docs/operations.md says how",
                 file=state_dir,
             )
+        self._closing = False
+        self._seen = SeenDigests()
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="keyd-read")
+        self._threads.submit(self._load_seen)
         self.registry = KeyRegistry(snapshot)
         self.pin_attempts = StoredPinAttempts(writer, clock)
 
@@ -104,6 +108,7 @@ class Store:
 
     def close(self) -> None:
         """Finish reads, close the database, give the folder free."""
+        self._closing = True
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._readers.dispose()
         self._writer.close()
@@ -136,6 +141,7 @@ class Store:
                 self.registry.swap(reloaded)
             raise
         self._stale = False
+        self._seen.add(group.kept_marks)
         if reloaded is not None or group.changes:
             base = reloaded or self.registry.snapshot
             self.registry.swap(base.changed(group.changes))
@@ -212,7 +218,11 @@ class Store:
         self, wanted: Sequence[SignatureKey]
     ) -> dict[SignatureKey, StoredSignature]:
         """See model.SignatureLookup."""
-        return await self._on_thread(lambda c: entry_rows.find_signatures(c, wanted))
+        seen, mark = self._seen, entry_rows.digest_mark
+        maybe = [key for key in wanted if seen.may_hold(mark(key.digest.value))]
+        if not maybe:
+            return {}
+        return await self._on_thread(lambda c: entry_rows.find_signatures(c, maybe))
 
     async def list_entries(
         self, wanted: EntryFilter, *, page_size: int = 100, after: int | None = None
@@ -228,6 +238,19 @@ class Store:
 
     async def _on_thread(self, read: Callable[[Connection], _Answer]) -> _Answer:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, read)
+
+    def _load_seen(self) -> None:
+        """Fill the filter beside the start; requests ask the database meanwhile."""
+
+        def fill(connection: Connection) -> None:
+            for marks in entry_rows.all_kept_marks(connection):
+                if self._closing:
+                    return
+                self._seen.add(marks)
+            self._seen.loaded = True
+
+        with suppress(AuditUnavailableError):
+            self._read(fill)
 
     def _read(self, read: Callable[[Connection], _Answer]) -> _Answer:
         try:

@@ -6,6 +6,7 @@ each time it is called with the same folder.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -364,6 +365,24 @@ async def test_signatures_are_found_by_exact_match_only(store: Store) -> None:
     found = await store.find_signatures([wanted, *others])
 
     assert {key: (s.signature, s.log_index) for key, s in found.items()} == {wanted: (b"first", 0)}
+
+
+async def test_signatures_of_an_earlier_run_are_found_at_once_and_once_all_is_loaded(
+    database: Factory, tmp_path: Path, clock: FakeClock, store: Store
+) -> None:
+    digest = Digest.of(HashAlgorithm.SHA256, b"m")
+    commit(store, [(signed(digest.value), [StoreSignature(b"first")])])
+    store.close()
+    wanted = SignatureKey("socket:ci", "acme/root", 1, Scheme.ED25519, digest)
+    other = replace(wanted, digest=Digest.of(HashAlgorithm.SHA256, b"n"))
+
+    again = database(tmp_path / "state", clock)
+    try:
+        for _ in range(20):
+            assert set(await again.find_signatures([wanted, other])) == {wanted}
+            await asyncio.sleep(0.01)
+    finally:
+        again.close()
 
 
 async def test_ten_thousand_signatures_are_looked_up_at_once(store: Store) -> None:
