@@ -226,7 +226,7 @@ def test_a_backup_of_the_running_daemon_brings_back_a_lost_disk(
     daemon.start()
     with connect(daemon) as client:
         assert sign(client, FREE) >= 0
-        with pytest.raises(CheckpointBehindError, match="restored|covers"):
+        with pytest.raises(CheckpointBehindError, match=r"restored|covers"):
             sign(client, BOUND)
         assert client.status().problems
     daemon.stop()
