@@ -590,6 +590,23 @@ async def test_a_persons_unlock_clears_the_refusal_and_logs_all_hosts_in(bench: 
     )
 
 
+async def test_a_pin_that_was_refused_is_not_sent_again_after_a_person_unlocked_with_another(
+    bench: Bench,
+) -> None:
+    shim = ShimmedModule(bench.hsm)
+    bench.hsm.pin_file("00000000")
+    async with bench.running(bench.hsm.config(module=shim.module)) as pool:
+        await pool.unlock("main", Pin(PIN))
+        assert shim.logins == 2
+        (host,) = bench.hosts()
+        os.kill(host, signal.SIGKILL)
+        await eventually(is_state(pool, TokenState.LOCKED))
+        assert shim.logins == 2
+        bench.hsm.pin_file(PIN)
+
+        await eventually(is_state(pool, TokenState.READY))
+
+
 async def test_unlock_without_a_pin_takes_the_corrected_source(bench: Bench) -> None:
     bench.hsm.pin_file("00000000")
     async with bench.running() as pool:
