@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from keyd.cli.output import PROGRAM
+from keyd.cli.output import PROGRAM, write
 from keyd.cli.settings import Command
 
 
@@ -24,4 +24,4 @@ def completion(ctx: click.Context, shell: str) -> None:
     made = get_completion_class(shell)
     assert made is not None, "the choices are click's own shells"
     complete = made(ctx.find_root().command, {}, PROGRAM, f"_{PROGRAM.upper()}_COMPLETE")
-    click.echo(complete.source_template % complete.source_vars())
+    write(complete.source_template % complete.source_vars())

@@ -15,7 +15,7 @@ def duration(text: str) -> int:
     Raises:
         click.BadParameter: not a number and a unit.
     """
-    found = re.fullmatch(r"(\d{1,9})([smhdw])", text)
+    found = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
     if found is None:
         raise click.BadParameter(f"{text!r} is no duration; write 90d, 12h or 30m")
     return int(found[1]) * _UNITS[found[2]]

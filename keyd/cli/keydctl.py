@@ -71,8 +71,8 @@ def run(args: Sequence[str] | None = None) -> int:
         return Exit.FAILED
     except (click.Abort, KeyboardInterrupt):
         return Exit.INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read us has enough; without this the interpreter complains at its end.
+    except (output.ReaderGoneError, BrokenPipeError):
+        # Without this the interpreter complains at its end that it cannot flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.BROKEN_PIPE
     except OSError as e:

@@ -31,6 +31,10 @@ Advance = Callable[[int], None]
 PROGRAM = "keydctl"
 
 
+class ReaderGoneError(Exception):
+    """Whoever read our output has enough. Not an OSError: click would swallow that as success."""
+
+
 def printable(text: str) -> str:
     """The text without what could steer a terminal; newlines and tabs stay."""
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
@@ -38,17 +42,29 @@ def printable(text: str) -> str:
 
 def write(text: str) -> None:
     """Write a result to standard output."""
-    click.echo(printable(text))
+    _put(printable(text))
 
 
 def write_json(value: object) -> None:
     """Write a result as one JSON document."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    _put(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def write_json_line(value: object) -> None:
     """Write one of many results as JSON in one line."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    _put(json.dumps(value, ensure_ascii=False))
+
+
+def write_bytes(data: bytes) -> None:
+    """Write a result as it is."""
+    _put(data)
+
+
+def _put(data: str | bytes) -> None:
+    try:
+        click.echo(data, nl=isinstance(data, str))
+    except BrokenPipeError as e:
+        raise ReaderGoneError from e
 
 
 def note(text: str) -> None:

@@ -179,7 +179,7 @@ def _receipt(s: Signature, dry_run: bool, target: str | None) -> str:
 
 def _write(target: str, signature: bytes) -> None:
     if target == "-":
-        sys.stdout.buffer.write(signature)
+        output.write_bytes(signature)
         return
     try:
         Path(target).write_bytes(signature)
