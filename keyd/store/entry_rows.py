@@ -70,13 +70,14 @@ def _row(entry: NewEntry) -> tuple[Any, ...]:
         draft.key or None,
         draft.version or None,
         draft.keyid or None,
+        mark_of(draft.keyid.encode("utf-8", "replace")) if draft.keyid else None,
         bytes.fromhex(draft.fingerprint) if draft.fingerprint else None,
         draft.scheme or None,
         draft.digest.value if draft.digest else None,
-        digest_mark(draft.digest.value) if draft.digest else None,
+        mark_of(draft.digest.value) if draft.digest else None,
         entry.log_index >> BUCKET_BITS,
         draft.caller.request_id or None,
-        digest_mark(bytes.fromhex(draft.signature_sha256[:16])) if draft.signature_sha256 else None,
+        mark_of(bytes.fromhex(draft.signature_sha256[:16])) if draft.signature_sha256 else None,
         entry.signature,
         0 if entry.signature is None else 1,
     )
@@ -85,7 +86,7 @@ def _row(entry: NewEntry) -> tuple[Any, ...]:
 def kept_marks(new: Sequence[NewEntry]) -> list[int]:
     """The digests whose signatures these entries keep."""
     return [
-        digest_mark(entry.draft.digest.value)
+        mark_of(entry.draft.digest.value)
         for entry in new
         if entry.signature is not None and entry.draft.digest is not None
     ]
@@ -99,7 +100,7 @@ def all_kept_marks(connection: Connection) -> Iterator[list[int]]:
         yield [row[0] for row in rows]
 
 
-def digest_mark(value: bytes) -> int:
+def mark_of(value: bytes) -> int:
     """The first 8 bytes of a hash as both databases hold a number."""
     return int.from_bytes(value[:8], "big", signed=True)
 
@@ -109,7 +110,7 @@ def find_signatures(
 ) -> dict[SignatureKey, StoredSignature]:
     """The oldest kept signature for each of the wanted that has one."""
     by_row = {(w.principal, w.key, w.version, w.scheme.value, w.digest.value): w for w in wanted}
-    marks = list({digest_mark(w.digest.value) for w in wanted})
+    marks = list({mark_of(w.digest.value) for w in wanted})
     buckets = _buckets(connection)
     found: dict[SignatureKey, StoredSignature] = {}
     columns = entries.c
@@ -169,13 +170,14 @@ def _conditions(connection: Connection, wanted: EntryFilter) -> list[ColumnEleme
     sought: list[tuple[ColumnElement[Any], Any]] = []
     if wanted.digest:
         digest = _parse_hex("digest", wanted.digest, (32, 48, 64))
-        sought += [(columns.digest_mark, digest_mark(digest)), (columns.digest, digest)]
+        sought += [(columns.digest_mark, mark_of(digest)), (columns.digest, digest)]
     if wanted.signature_sha256:
         signature = _parse_hex("signature_sha256", wanted.signature_sha256, (32,))
-        sought.append((columns.signature_mark, digest_mark(signature)))
+        sought.append((columns.signature_mark, mark_of(signature)))
     named: tuple[tuple[ColumnElement[Any], Any], ...] = (
         (columns.request_id, wanted.request_id),
         (columns.fingerprint, _parse_hex("fingerprint", wanted.fingerprint, (0, 32))),
+        (columns.keyid_mark, mark_of(wanted.keyid.encode()) if wanted.keyid else 0),
         (columns.keyid, wanted.keyid),
         (columns.key, wanted.key),
         (columns.outcome, wanted.outcome),
@@ -244,13 +246,16 @@ def _between(
 
 def _first_at(connection: Connection, moment: datetime) -> int:
     """The index of the first entry at or after a moment, or one past the end."""
-    first = connection.execute(
-        select(entries.c.idx)
-        .where(entries.c.time >= to_microseconds(moment))
-        .order_by(entries.c.time, entries.c.idx)
-        .limit(1)
-    ).scalar()
-    return 1 << 62 if first is None else int(first)
+    idx, target = entries.c.idx, to_microseconds(moment)
+    low, high = 0, (connection.execute(select(func.max(idx))).scalar() or 0) + 1
+    while low < high:
+        middle = (low + high) // 2
+        time = connection.execute(select(entries.c.time).where(idx == middle)).scalar()
+        if time is not None and time < target:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def read_range(

@@ -218,7 +218,7 @@ class Store:
         self, wanted: Sequence[SignatureKey]
     ) -> dict[SignatureKey, StoredSignature]:
         """See model.SignatureLookup."""
-        seen, mark = self._seen, entry_rows.digest_mark
+        seen, mark = self._seen, entry_rows.mark_of
         maybe = [key for key in wanted if seen.may_hold(mark(key.digest.value))]
         if not maybe:
             return {}
