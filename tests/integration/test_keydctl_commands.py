@@ -770,14 +770,22 @@ def _process(folder: Path, endpoint: str, *args: str) -> Iterator[subprocess.Pop
         process.stdout.close()
 
 
-def test_a_reader_who_has_enough_gets_no_traceback(daemon: ScriptedDaemon, tmp_path: Path) -> None:
-    for _ in range(3000):
-        daemon.record("create", key="acme/root")
+def _wait_until_asked(daemon: ScriptedDaemon, method: str) -> None:
+    deadline = time.monotonic() + 20
+    while daemon.asked[method] == 0:
+        assert time.monotonic() < deadline, f"nobody asked for {method}"
+        time.sleep(0.02)
 
-    with _process(tmp_path, daemon.endpoint, "audit", "list", "--limit", "0") as process:
+
+def test_a_reader_who_has_enough_gets_no_traceback(daemon: ScriptedDaemon, tmp_path: Path) -> None:
+    closed = threading.Event()
+    daemon.delay = lambda _: closed.wait(30)
+
+    with _process(tmp_path, daemon.endpoint, "whoami") as process:
+        _wait_until_asked(daemon, "WhoAmI")
         assert process.stdout is not None
-        process.stdout.read(10)
         process.stdout.close()
+        closed.set()
         code = process.wait(30)
 
     assert code == 141
@@ -789,9 +797,7 @@ def test_control_c_ends_with_130_and_no_traceback(daemon: ScriptedDaemon, tmp_pa
     daemon.delay = lambda _: release.wait(30)
 
     with _process(tmp_path, daemon.endpoint, "whoami") as process:
-        deadline = time.monotonic() + 20
-        while daemon.asked["WhoAmI"] == 0 and time.monotonic() < deadline:
-            time.sleep(0.02)
+        _wait_until_asked(daemon, "WhoAmI")
         process.send_signal(signal.SIGINT)
         code = process.wait(20)
         release.set()
