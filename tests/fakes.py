@@ -1,6 +1,6 @@
 """Fakes that implement keyd's Protocols with real keys in memory.
 
-They do what the contracts in keyd/model.py say and are held to it by tests/contract; use them
+They do what the contracts in keyd/model/ say and are held to it by tests/contract; use them
 wherever a test needs a device, a memory of PIN attempts or a clock and not the real thing.
 """
 

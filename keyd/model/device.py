@@ -1,0 +1,156 @@
+"""Tokens and what they are asked: the seam to the device room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from keyd.errors import KeydError
+from keyd.model.algorithms import KeyAlgorithm, Scheme
+
+
+class Pin:
+    """A PIN in memory; prints as ``Pin(***)`` wherever it might slip into text."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The PIN itself, only for the frame to the token host."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Pin(***)"
+
+    __str__ = __repr__
+
+
+class TokenState(StrEnum):
+    """What a token can do right now."""
+
+    ABSENT = "ABSENT"
+    LOCKED = "LOCKED"
+    READY = "READY"
+    PIN_LOCKED = "PIN_LOCKED"
+    FAULTED = "FAULTED"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStatus:
+    """One configured token as it stands. ``detail`` says in words why it is not READY.
+
+    ``pin_state``: ok, count-low, final-try, locked, or empty where the token does not tell.
+    ``hosts``: token host processes that are logged in. ``queued``: signatures waiting.
+    """
+
+    name: str
+    state: TokenState
+    serial: str = ""
+    label: str = ""
+    model: str = ""
+    manufacturer: str = ""
+    firmware: str = ""
+    pin_state: str = ""
+    detail: str = ""
+    hosts: int = 0
+    queued: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SignJob:
+    """One raw signature for a token host.
+
+    ``payload``: the digest, or for Ed25519 the message. ``public_key`` (DER SPKI): compared with
+    the object's own before it is first used. ``serial``: the token it must lie on.
+    """
+
+    object_id: bytes
+    public_key: bytes
+    algorithm: KeyAlgorithm
+    scheme: Scheme
+    payload: bytes
+    serial: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenObject:
+    """A key pair found on a token. The attributes are the private key's, as the module says."""
+
+    object_id: bytes
+    label: str
+    algorithm: KeyAlgorithm | None
+    public_key: bytes
+    sensitive: bool
+    extractable: bool
+    always_sensitive: bool
+    never_extractable: bool
+    local: bool
+    serial: str = ""
+
+
+def never_gone() -> bool:
+    """The caller still waits."""
+    return False
+
+
+class Device(Protocol):
+    """All tokens, by configured name (device/pool.py; tests/fakes.py has FakeDevice).
+
+    Every method raises a TokenError subclass; none retries on the caller's behalf except where
+    its text says so. The domain never cancels ``sign``: it says ``gone``.
+    """
+
+    def tokens(self) -> list[TokenStatus]:
+        """All configured tokens, in the order of the configuration; never blocks."""
+
+    async def sign(
+        self, token: str, jobs: Sequence[SignJob], gone: Callable[[], bool] = never_gone
+    ) -> list[bytes | KeydError]:
+        """Sign each job; a result or an error for each, in order. ECDSA comes as raw r||s.
+
+        ``gone`` is asked when a job is about to be put into a frame: True drops the job with
+        DeadlineError, since nobody waits for it any more. What is with a host completes.
+        A job in flight when its host dies is tried once more on a fresh host.
+        Raises DeviceBusyError when the queue has no room for the jobs (nothing was sent).
+        """
+
+    async def generate(
+        self, token: str, algorithm: KeyAlgorithm, object_id: bytes, label: str
+    ) -> TokenObject:
+        """Generate a key pair on the token and read it back, its attributes checked:
+        SENSITIVE, not EXTRACTABLE, LOCAL. Not retried: after an error, look with ``objects``.
+        Raises MechanismMissingError before anything is made."""
+
+    async def objects(self, token: str) -> list[TokenObject]:
+        """All key pairs on the token."""
+
+    async def destroy(self, token: str, object_id: bytes, public_key: bytes) -> bool:
+        """Destroy the key pair that has this id AND this public key; False when it was gone.
+        An empty ``public_key`` matches only an object pair whose label starts as keyd writes it."""
+
+    async def unlock(self, token: str, pin: Pin | None, *, spend_last_try: bool = False) -> None:
+        """Log in with a person's PIN, or with the configured source's when ``pin`` is None.
+        Clears a remembered refusal on success. Raises PinRefusedError, TokenLockedError."""
+
+    async def lock(self, token: str) -> None:
+        """Log out: end the token's hosts; LOCKED until somebody unlocks."""
+
+
+class PinAttempts(Protocol):
+    """Durable memory of automatic logins, so that a refused PIN is never tried again.
+
+    Each method returns when its change is durable; they block, call them off the event loop.
+    """
+
+    def begin(self, serial: str, source: str) -> bool:
+        """Record that a login is about to be tried; False when a record already stands."""
+
+    def clear(self, serial: str) -> None:
+        """The login succeeded, or a person unlocked: forget the records of this serial."""
+
+    def find(self, serial: str) -> str | None:
+        """The source whose attempt stands, or None."""
