@@ -73,6 +73,7 @@ class TokenKeeper:
             on_signed=on_signed,
         )
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._logins: set[asyncio.Task[pb.TokenInfo]] = set()
         self._state = TokenState.ABSENT
         self._error: KeydError = self._gone("is being started")
         self._info = pb.TokenInfo()
@@ -100,6 +101,7 @@ class TokenKeeper:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._logins, return_exceptions=True)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -304,11 +306,21 @@ class TokenKeeper:
             if place.logged_in:
                 return
             try:
-                info = await self._door.log_in(host, probed.token, holds_pin=probed.holds_pin)
+                info = await self._log_in(host, probed)
             except KeydError as error:
                 self._not_logged_in(place, error)
                 return
             self._open(place, info)
+
+    async def _log_in(self, host: HostProcess, probed: pb.Probed) -> pb.TokenInfo:
+        """Log in without a person. A stop in the middle waits for the outcome: an attempt that
+        is left standing would lock the token at the next start."""
+        login = asyncio.get_running_loop().create_task(
+            self._door.log_in(host, probed.token, holds_pin=probed.holds_pin)
+        )
+        self._logins.add(login)
+        login.add_done_callback(self._logins.discard)
+        return await asyncio.shield(login)
 
     def _after_end(self, place: Place, host: HostProcess, *, crashing: bool) -> None:
         """Say that a host ended, and what that means for the token."""

@@ -30,7 +30,7 @@ class Door:
         self._refused = PinTag()
         self._second_chance = False
         self._serial = config.serial or ""
-        self._standing = False
+        self._standing_for = ""
         self.lock = asyncio.Lock()
         self.locked_by_hand = False
         self.needs_pin = "needs its PIN"
@@ -48,7 +48,7 @@ class Door:
     async def forgive(self, serial: str) -> None:
         """A person answered for the token: forget refusals."""
         self.locked_by_hand = False
-        self._standing = False
+        self._standing_for = ""
         await asyncio.to_thread(self._attempts.clear, serial)
 
     async def log_in(
@@ -69,7 +69,7 @@ class Door:
             # A person's unlock with another PIN has cleared the record, not the source's error.
             raise self._standing_error()
         if not await asyncio.to_thread(self._attempts.begin, info.serial, self._config.pin_source):
-            self._standing = True
+            self._standing_for = info.serial
             raise self._standing_error()
 
         login = pb.Login(serial=info.serial)
@@ -77,13 +77,16 @@ class Door:
             login.pin = pin.reveal().encode()
         try:
             reply = await host.ask(pb.Request(login=login))
-        except HostDiedError:
-            await self._forgive_unless_suspect(info.serial, pin)
+        except HostDiedError as died:
+            if died.asked:
+                await self._forgive_unless_suspect(info.serial, pin)
+            else:
+                await asyncio.to_thread(self._attempts.clear, info.serial)
             raise
         if reply.WhichOneof("what") == "failure":
             error = failure_error(self._config.name, reply.failure)
             if isinstance(error, PinRefusedError):
-                self._standing = True
+                self._standing_for = info.serial
                 self._was_refused(pin)
             elif not reply.failure.pin_sent:
                 await asyncio.to_thread(self._attempts.clear, info.serial)
@@ -148,7 +151,7 @@ class Door:
             raise self._locked(
                 f"counts wrong PINs ({info.pin_state}), so keyd tries none by itself"
             )
-        if self._standing:
+        if self._standing_for == info.serial:
             raise self._standing_error()
         if self._source.is_prompt and not holds_pin:
             raise self._locked(self.needs_pin)
@@ -160,7 +163,7 @@ class Door:
                 self._refused.forget()
         self._second_chance = True
         self._serial = info.serial
-        self._standing = False
+        self._standing_for = ""
         self.needs_pin = "needs its PIN"
         await asyncio.to_thread(self._attempts.clear, info.serial)
 

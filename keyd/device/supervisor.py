@@ -38,7 +38,12 @@ _END_S = 1.0
 
 
 class HostDiedError(Exception):
-    """The host ended before it answered; the text says how."""
+    """The host ended before it answered; the text says how. ``asked``: the request may have
+    reached it."""
+
+    def __init__(self, how: str, *, asked: bool = True) -> None:
+        super().__init__(how)
+        self.asked = asked
 
 
 def _environment(config: TokenConfig) -> dict[str, str]:
@@ -158,7 +163,7 @@ class HostProcess:
         """Send a request (its id is set here). The future gets the reply or HostDiedError."""
         answer: asyncio.Future[pb.Reply] = self._loop.create_future()
         if not self.is_open:
-            answer.set_exception(HostDiedError(self.how or "the host is ending"))
+            answer.set_exception(HostDiedError(self.how or "the host is ending", asked=False))
             return answer
         request.id = self._next_id
         self._next_id += 1

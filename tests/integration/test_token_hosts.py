@@ -283,7 +283,7 @@ async def test_a_slow_token_is_not_taken_for_a_hanging_one(bench: Bench) -> None
             os.urandom(64),
         )
 
-        results = await pool.sign("main", [wanted] * 300)
+        results = await pool.sign("main", [wanted] * 200)
 
         assert all(isinstance(result, bytes) for result in results)
     assert EventKind.HOST_DIED not in bench.kinds()
@@ -641,6 +641,32 @@ async def test_a_login_cut_short_by_kill_9_is_not_tried_again(bench: Bench) -> N
         assert shim.logins == 1
         await restarted.unlock("main", Pin(PIN))
         assert status(restarted).state is TokenState.READY
+
+
+async def test_stopping_in_the_middle_of_a_start_leaves_no_refusal_behind(bench: Bench) -> None:
+    bench.attempts = FileAttempts(bench.hsm.folder / "attempts")
+    for step in range(9):
+        pool = DevicePool([bench.hsm.config()], bench.attempts, run_dir=bench.hsm.run_dir)
+        starting = asyncio.create_task(pool.start())
+        try:
+            if step < 4:
+                await asyncio.sleep(0.03 * step)
+            else:
+                # The moment the attempt is on record, and a little later.
+                folder = bench.hsm.folder / "attempts"
+                await eventually(
+                    lambda folder=folder, pool=pool: (  # type: ignore[misc]
+                        any(folder.iterdir()) or status(pool).state is TokenState.READY
+                    )
+                )
+                await asyncio.sleep(0.0005 * (step - 4))
+        finally:
+            await pool.stop()
+            await starting
+        assert list((bench.hsm.folder / "attempts").iterdir()) == []
+
+    async with bench.running() as last:
+        assert status(last).state is TokenState.READY
 
 
 async def test_a_good_pin_is_tried_again_after_a_host_died_in_a_later_login(bench: Bench) -> None:
