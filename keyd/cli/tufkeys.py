@@ -114,7 +114,7 @@ class Session:
 
 
 def read_public_key(path: Path) -> TufKey:
-    """A public key file: PEM, or a TUF key object as `keydctl key show --tuf` prints it.
+    """A public key file: PEM, or a TUF key object as `keydctl key show --format tuf` prints.
 
     Raises:
         click.UsageError: neither.

@@ -62,18 +62,10 @@ def signing_key(key: Key, version: KeyVersion, uri: KeydUri | None = None) -> Si
     return SigningKey(tuf_key(version.public_key, key.scheme), str(plain))
 
 
-def newest_enabled(key: Key) -> KeyVersion:
-    """The newest version that signs: staged if there is one, else the active one.
-
-    Raises:
-        RepositoryError: no version of the key signs.
-    """
+def find_newest_enabled(key: Key) -> KeyVersion | None:
+    """The newest version that signs: staged if there is one, else the active one; or None."""
     enabled = [v for v in key.versions if v.state is VersionState.ENABLED]
-    if not enabled:
-        raise RepositoryError(
-            f"no version of {key.name} is enabled", hint=f"keydctl key show {key.name}"
-        )
-    return enabled[-1]
+    return enabled[-1] if enabled else None
 
 
 def rotate(
@@ -179,14 +171,21 @@ def _successor(
     client: Client, held: Key, listed: Sequence[TufKey], role: str, *, own: bool
 ) -> KeyVersion:
     """The version that takes over; with ``own``, made now unless there is one that waits."""
-    newest = newest_enabled(held)
-    if not own or newest.number > held.active_version:
-        return newest
-    if tuf_key(newest.public_key, held.scheme).keyid not in [k.keyid for k in listed]:
-        return newest  # Active already, through another role that the same key serves.
-    last = held.versions[-1].number
-    rotated = client.rotate(held.name, expected_newest=last, reason=f"rotation of {role}")
-    return newest_enabled(rotated)
+    newest = find_newest_enabled(held)
+    if newest is not None:
+        if not own or newest.number > held.active_version:
+            return newest
+        if tuf_key(newest.public_key, held.scheme).keyid not in [k.keyid for k in listed]:
+            return newest  # Active already, through another role that the same key serves.
+    if own:
+        last = held.versions[-1].number
+        held = client.rotate(held.name, expected_newest=last, reason=f"rotation of {role}")
+        newest = find_newest_enabled(held)
+    if newest is None:
+        raise RepositoryError(
+            f"no version of {held.name} is enabled", hint=f"keydctl key show {held.name}"
+        )
+    return newest
 
 
 def _replaced(
