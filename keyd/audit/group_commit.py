@@ -6,6 +6,7 @@ the thread resolves through the loop once the group is durable.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections import deque
@@ -44,17 +45,20 @@ Results = list[Receipt | KeydError] | KeydError
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """Items that wait together. ``done`` is called on the writer thread with their results."""
+    """Items that wait together, and the future their results are for (the event loop's)."""
 
     items: Sequence[Item]
-    done: Callable[[Results], None]
+    waiter: asyncio.Future[Results]
+
+
+Answers = Sequence[tuple[Submission, Results]]
 
 
 class GroupCommit:
     """The writer thread and its queue.
 
-    ``committed``: called on the thread with the new head after each commit, before the group's
-    own callbacks.
+    ``answer``: called on the thread once a group, with the head after it (None when it failed)
+    and the results: waking the event loop for each caller would cost more than the commit.
     """
 
     def __init__(
@@ -65,14 +69,14 @@ class GroupCommit:
         *,
         max_group_items: int,
         probe_interval_s: float,
-        committed: Callable[[TreeHead], None],
+        answer: Callable[[TreeHead | None, Answers], None],
     ) -> None:
         self._rows = rows
         self._clock = clock
         self._elapsed_s = elapsed_s
         self._max_group_items = max_group_items
         self._probe_interval_s = probe_interval_s
-        self._committed = committed
+        self._answer = answer
         self._queue: deque[Submission] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -98,7 +102,8 @@ class GroupCommit:
                 self._queue.append(submission)
                 self._wake.notify()
                 return
-        submission.done(AuditUnavailableError("the daemon is stopping", retry_after_s=1.0))
+        stopping = AuditUnavailableError("the daemon is stopping", retry_after_s=1.0)
+        self._answer(None, [(submission, stopping)])
 
     def accept_clock(self) -> None:
         """From the next group on, entry times follow the clock again, wherever it points."""
@@ -139,8 +144,9 @@ class GroupCommit:
         was_broken = self._broken
         items = [item for submission in group for item in submission.items]
         results: Results
+        head: TreeHead | None = None
         try:
-            results = self._commit(items)
+            head, results = self._commit(items)
         except AuditUnavailableError as error:
             results = self._unavailable(error, len(items))
         except Exception as error:
@@ -153,11 +159,14 @@ class GroupCommit:
             self._broken = None
             if was_broken is not None:
                 log.warning("the log can be written again")
+        answers: list[tuple[Submission, Results]] = []
         start = 0
         for submission in group:
             end = start + len(submission.items)
-            submission.done(results if isinstance(results, KeydError) else results[start:end])
+            own = results if isinstance(results, KeydError) else results[start:end]
+            answers.append((submission, own))
             start = end
+        self._answer(head, answers)
 
     def _unavailable(self, error: AuditUnavailableError, items: int) -> AuditUnavailableError:
         if self._broken is None:
@@ -165,7 +174,7 @@ class GroupCommit:
             self._broken = (self._clock.now(), error.message)
         return error
 
-    def _commit(self, items: Sequence[Item]) -> list[Receipt | KeydError]:
+    def _commit(self, items: Sequence[Item]) -> tuple[TreeHead, list[Receipt | KeydError]]:
         if self._accept_clock:
             self._accept_clock = False
             self._guard.accept(self._clock.now(), self._elapsed_s())
@@ -187,8 +196,7 @@ class GroupCommit:
             head = TreeHead(size + len(entries), frontier, time if entries else group.head[2])
             if entries:
                 group.append(entries, head, nodes)
-        self._committed(head)
-        return [
+        return head, [
             conflict or Receipt(entry.log_index, time)
             for entry, conflict in zip(entries[len(own) :], conflicts[len(own) :], strict=True)
         ]

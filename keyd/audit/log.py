@@ -14,7 +14,14 @@ from dataclasses import dataclass
 
 from keyd.audit.checkpointer import Checkpointer
 from keyd.audit.clock_guard import suspect_at_start
-from keyd.audit.group_commit import CLOCK_SUSPECT, GroupCommit, Item, Results, Submission
+from keyd.audit.group_commit import (
+    CLOCK_SUSPECT,
+    Answers,
+    GroupCommit,
+    Item,
+    Results,
+    Submission,
+)
 from keyd.audit.proofs import Proofs
 from keyd.audit.refusals import Refusals
 from keyd.audit.standing import Comparison, Loss, Verdict, compare
@@ -91,7 +98,7 @@ class Log:
             elapsed_s,
             max_group_items=settings.max_group_items,
             probe_interval_s=settings.probe_interval_s,
-            committed=lambda head: self._on_loop(self._grown, head),
+            answer=self._on_thread_answer,
         )
         self.checkpointer = checkpointer
         self.refusals = Refusals(settings.refusal_interval_s)
@@ -353,22 +360,26 @@ class Log:
 
     def _submit(self, items: Sequence[Item]) -> asyncio.Future[Results]:
         future: asyncio.Future[Results] = self._loop.create_future()
-        self._writer.submit(
-            Submission(items, lambda results: self._on_loop(_resolve, future, results))
-        )
+        self._writer.submit(Submission(items, future))
         return future
 
-    def _on_loop(self, call: Callable[..., None], *arguments: object) -> None:
+    def _on_thread_answer(self, head: TreeHead | None, answers: Answers) -> None:
         # A loop that is closed has nobody left who waits.
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(call, *arguments)
+            self._loop.call_soon_threadsafe(self._answered, head, answers)
 
-    def _grown(self, head: TreeHead) -> None:
-        self._head = head
-        self.checkpointer.grown(head)
-        for tail in self._tails:
-            if not tail.done():
-                tail.set_result(None)
+    def _answered(self, head: TreeHead | None, answers: Answers) -> None:
+        if head is not None:
+            self._head = head
+            self.checkpointer.grown(head)
+        for submission, results in answers:
+            # A caller that gave up has cancelled it; its entry is durable all the same.
+            if not submission.waiter.done():
+                submission.waiter.set_result(results)
+        if head is not None:
+            for tail in self._tails:
+                if not tail.done():
+                    tail.set_result(None)
 
     async def _write_counted_refusals(self) -> None:
         while True:
@@ -397,9 +408,3 @@ class Log:
                 free = 0
             self._has_room = free >= self._settings.reserve_bytes
         return self._has_room
-
-
-def _resolve(future: asyncio.Future[Results], results: Results) -> None:
-    # A caller that gave up has cancelled it; its entry is durable all the same.
-    if not future.done():
-        future.set_result(results)

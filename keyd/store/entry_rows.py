@@ -23,7 +23,7 @@ from keyd.store.schema import BUCKET_BITS, entries, to_microseconds
 
 # Many rows in one statement: each statement gives the interpreter's lock away and has to win it
 # back from a busy event loop, which a statement for each row would do a thousand times a group.
-_CHUNKS = (128, 16, 1)
+_CHUNKS = (1024, 256, 64, 16, 4, 1)
 _LOOKUP_CHUNK = 1000
 
 
