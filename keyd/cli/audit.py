@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from keyd.model import Entry
 
 _PATH = click.Path(path_type=Path)
+_DECISIONS = ("allowed", "refused", "failed")
 
 
 @click.group(cls=Group)
@@ -49,7 +50,7 @@ def _moment(text: str) -> datetime:
 @click.option("--key", default="", help="Only entries about this key.")
 @click.option("--who", default="", metavar="PRINCIPAL", help="Only what this principal asked.")
 @click.option("--action", default="", help="Only this action, as sign.")
-@click.option("--decision", type=click.Choice(["allowed", "refused", "failed"]), default=None)
+@click.option("--decision", type=click.Choice(_DECISIONS), help="Only entries that ended so.")
 @click.option("--digest", default="", metavar="HEX", help="Only signatures over this digest.")
 @click.option("--keyid", default="", help="Only entries about the version with this keyid.")
 @click.option("--request-id", default="", help="Only this request.")

@@ -41,7 +41,11 @@ def key() -> None:
 @click.argument("name")
 @click.option("--token", default="", help="The configured token; may be left out if there is one.")
 @click.option(
-    "--algorithm", type=click.Choice(_ALGORITHMS), default="ecdsa-p256", show_default=True
+    "--algorithm",
+    type=click.Choice(_ALGORITHMS),
+    default="ecdsa-p256",
+    show_default=True,
+    help="What kind of key pair; the token must have it.",
 )
 @click.option("--scheme", default="", help="Signature scheme; by default the algorithm's first.")
 @click.option("--bind", multiple=True, metavar="REPO:ROLE", help="What the key is for; repeatable.")
@@ -251,7 +255,9 @@ def cancel_destroy(settings: Settings, key: str, version: int | None, reason: st
 @click.argument("name", required=False)
 @click.option("--token", required=True, help="The configured token.")
 @click.option("--object-id", default="", metavar="HEX", help="CKA_ID of the key pair.")
-@click.option("--all", "all_", is_flag=True, help="Every key pair that keyd once labelled.")
+@click.option(
+    "--all", "--all-labelled", "all_", is_flag=True, help="Every key pair that keyd once labelled."
+)
 @click.option("--bind", multiple=True, metavar="REPO:ROLE", help="What the key is for; repeatable.")
 @_reason
 @click.pass_obj

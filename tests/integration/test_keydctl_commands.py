@@ -700,6 +700,55 @@ def test_completion_scripts_name_the_command(ctl: Ctl, shell: str) -> None:
     assert "_KEYDCTL_COMPLETE" in said.out
 
 
+def test_json_has_the_keys_the_page_promises(
+    daemon: ScriptedDaemon, ctl: Ctl, tmp_path: Path
+) -> None:
+    page = (REPOSITORY_ROOT / "docs" / "keydctl.md").read_text()
+    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `")]
+    rows += [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| each of")]
+    promised = {what.strip(): set(keys.strip().split(", ")) for what, keys in rows}
+    metadata, sig, policy = tmp_path / "timestamp.json", tmp_path / "s", tmp_path / "policy.toml"
+    _metadata(daemon, ctl, metadata, 1)
+    policy.write_text(POLICY)
+    ctl("audit", "log-key", "-o", tmp_path / "log.key")
+    signed = ctl("sign", metadata, "--key", "acme/ed", "-o", sig, "--json").json
+    key = ctl("key", "show", "acme/root", "--json").json
+    found = ctl("audit", "find", metadata, "--json").json
+    export = tmp_path / "export"
+    said = {
+        "`status`": ctl("status", "--json").json,
+        "`whoami`": ctl("whoami", "--json").json,
+        "`key show`": key,
+        "each of `versions`": key["versions"][0],
+        "`key adopt`": ctl("key", "adopt", "--token", "online", "--all", "--json").json,
+        "`token unlock`": ctl("token", "list", "--json").json[0],
+        "`token objects`": ctl("token", "objects", "online", "--json").json[0],
+        "`sign`": signed,
+        "`verify`": ctl("verify", metadata, sig, "--key", "acme/ed", "--json").json,
+        "`audit find`": found,
+        "each of `signatures`": found["signatures"][0],
+        "`audit prove`": ctl("audit", "prove", "0", "--json").json,
+        "`audit export`": ctl("audit", "export", "-o", export, "--json").json,
+        "`audit verify`": ctl(
+            "audit", "verify", export, "--log-key", tmp_path / "log.key", "--json"
+        ).json,
+        "`audit checkpoint`": ctl("audit", "checkpoint", "--json").json,
+        "`audit log-key`": ctl("audit", "log-key", "--json").json,
+        "`freeze`": ctl("freeze", "acme/ed", "--reason", "x", "--json").json,
+        "`policy test`": ctl(
+            "policy", "test", "dns:ci.example", "sign", "acme/x", "--policy", policy, "--json"
+        ).json,
+        "`tls request`": ctl(
+            "tls", "request", "dns:a.example", "-o", tmp_path / "a", "--json"
+        ).json,
+    }
+
+    for what, value in said.items():
+        (keys,) = (keys for row, keys in promised.items() if row.startswith(what))
+        assert set(value) == keys, what
+    assert len(promised) == len(said) + 1  # the entries, which audit.md describes
+
+
 # ------------------------------------------------------------------------------------- process
 
 
