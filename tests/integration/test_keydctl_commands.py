@@ -788,6 +788,73 @@ def test_help_does_not_wait_for_grpc_or_cryptography(args: list[str]) -> None:
     assert b"--help" in done.stdout
 
 
+def _without(packages: list[str], *args: str, endpoint: str, folder: Path) -> Said:
+    """keydctl where these packages are not installed."""
+    code = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({packages!r}))\n"
+        "from keyd.cli.keydctl import main\nmain()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args],
+        cwd=REPOSITORY_ROOT,
+        env=_environment(folder, endpoint),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return Said(done.returncode, done.stdout, done.stderr)
+
+
+def test_the_base_install_is_enough(daemon: ScriptedDaemon, tmp_path: Path) -> None:
+    extras = ["sqlalchemy", "pydantic", "pkcs11", "prometheus_client", "uvloop"]
+    extras += ["grpc_health", "grpc_reflection", "tuf", "securesystemslib"]
+    daemon.record("create", key="acme/root")
+    export, key = str(tmp_path / "log.jsonl"), str(tmp_path / "log.key")
+
+    for args in (
+        ["whoami"],
+        ["key", "show", "acme/root", "--format", "tuf"],
+        ["token", "list"],
+        ["audit", "log-key", "-o", key],
+        ["audit", "export", "-o", export],
+        ["audit", "verify", export, "--log-key", key],
+        ["tls", "request", "dns:a.example", "-o", str(tmp_path / "a")],
+    ):
+        said = _without(extras, *args, endpoint=daemon.endpoint, folder=tmp_path)
+        assert said.code == 0, (args, said)
+
+
+def test_tuf_without_its_extra_says_what_to_install(tmp_path: Path) -> None:
+    said = _without(["tuf"], "tuf", "init", "--help", endpoint="", folder=tmp_path)
+
+    assert said.code == 2
+    assert "keydctl: hint: install keyd with its tuf extra: pip install 'keyd[tuf]'" in said.err
+    assert "Traceback" not in said.err
+
+
+def test_completion_of_a_name_needs_no_extra_and_no_daemon(tmp_path: Path) -> None:
+    environment = _environment(tmp_path, "") | {
+        "_KEYDCTL_COMPLETE": "bash_complete",
+        "COMP_WORDS": "keydctl t",
+        "COMP_CWORD": "1",
+    }
+    code = "import sys; sys.modules['tuf'] = None; from keyd.cli.keydctl import main; main()"
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY_ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert done.stdout.split() == ["plain,token", "plain,tuf", "plain,tls"]
+
+
 def test_help_comes_at_once() -> None:
     took = []
     for _ in range(3):
