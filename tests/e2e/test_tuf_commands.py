@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from securesystemslib.signer import SSlibKey
 from tuf.api.exceptions import RepositoryError as TufError
-from tuf.api.metadata import Metadata, Root
+from tuf.api.metadata import Metadata, Root, Timestamp
 
 from keyd.adapters import registration
 from keyd.adapters.tuf import KeydSigner
@@ -204,6 +204,51 @@ def test_a_lost_token_s_key_is_replaced_by_a_key_elsewhere(keydctl: Keydctl, sit
     )
 
     assert rotated["activated"] == f"{site.name}/spare/versions/1"
+    assert site.client.download("app/hello.txt") == b"hello, world\n"
+
+
+def test_a_lost_root_key_is_replaced_by_the_keys_that_are_left(
+    keydctl: Keydctl, tmp_path: Path
+) -> None:
+    name = f"lost{time.monotonic_ns()}"
+    roots = [f"{name}/root-{letter}" for letter in "abc"]
+    keydctl.create(*roots, *(f"{name}/{role}" for role in ROLES[1:]))
+    repository = tmp_path / "repo"
+    keydctl("tuf", "init", repository, "--repository", name, "--root", roots[0], "--root", roots[1])
+    client = StockClient(tmp_path / "client", repository)
+    client.update()
+    keydctl("key", "disable", roots[0], "1")
+
+    rotate = ("tuf", "rotate", repository, "root", "--key", roots[0], "--to", roots[2])
+    rotated = keydctl(*rotate, "--without-old")
+
+    client.update()
+    newest = Site(name, repository, client).newest_root()
+    keyids = {active_keyid(keydctl, key) for key in roots[1:]}
+    assert set(newest.signed.roles["root"].keyids) == keyids == set(newest.signatures)
+    again = keydctl(*rotate, "--without-old")
+    assert (again["published"], again["new_keyid"]) == ([], rotated["new_keyid"])
+
+
+def test_a_fast_forward_by_a_stolen_timestamp_key_ends_with_its_rotation(
+    keydctl: Keydctl, daemon: DaemonProcess, site: Site
+) -> None:
+    key = site.newest_root().signed.keys[active_keyid(keydctl, f"{site.name}/timestamp")]
+    uri = f"keyd:{site.name}/timestamp?endpoint={daemon.endpoint}"
+    evil = site.path.parent / "evil"
+    shutil.copytree(site.path, evil)
+    timestamp: Metadata[Timestamp] = Metadata.from_file(str(evil / "metadata/timestamp.json"))
+    timestamp.signed.version = 1_000_000
+    timestamp.sign(KeydSigner.from_priv_key_uri(uri, key))
+    timestamp.to_file(str(evil / "metadata/timestamp.json"))
+    StockClient(site.client.state, evil).update()
+    with pytest.raises(TufError, match="1000000"):
+        keydctl("tuf", "refresh", site.path)
+        site.client.update()
+
+    keydctl("key", "disable", f"{site.name}/timestamp", "1")
+    keydctl("tuf", "rotate", site.path, "timestamp", "--without-old")
+
     assert site.client.download("app/hello.txt") == b"hello, world\n"
 
 

@@ -99,7 +99,7 @@ def rotate(
             )
         held = client.get_key(to or name)
         bind(client, held, repository.settings.repository, role)
-        successor = _successor(client, held, listed, role, own=not to or to == name)
+        successor = _successor(client, held, listed, role, own=not to or to == key)
         new = signing_key(held, successor)
         repository.remember([new])
         old = _replaced(former, new.public, listed, names, name)
