@@ -151,7 +151,7 @@ def find(settings: Settings, file: Path) -> int:
         value,
         lambda: (
             output.table(headers, [_finding_row(f, file) for f in findings])
-            + f"\n{logged} of {len(findings)} signatures have an entry"
+            + f"\n{logged} of {len(findings)} signatures are accounted for by an entry"
         ),
     )
     for f in bad:

@@ -471,7 +471,7 @@ def test_find_names_entry_key_and_principal_of_each_signature(
     as_json = ctl("audit", "find", folder / "timestamp.json", "--json")
 
     assert said.code == 0
-    assert "2 of 2 signatures have an entry" in said.out
+    assert "2 of 2 signatures are accounted for by an entry" in said.out
     (found,) = as_json.json["signatures"]
     assert found["standing"] == "logged"
     assert found["entry"] == 1
