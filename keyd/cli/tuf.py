@@ -73,23 +73,24 @@ def init(
     name = _repository_name(folder, repository)
     days = expiry_days(expiry)
     session = Session(settings)
-    _ask_about_root(session, roles["root_keys"] or (f"{name}/root",), yes)
+    ask_about_root(session, roles["root_keys"] or (f"{name}/root",), yes)
     made = tufsettings.find(Folder(folder)) or tufsettings.Settings(name, expiry_days=days)
     opened = session.open(folder, f"tuf init {name}", made=made)
     opened.check_new()
     return _answer(settings, opened.create(role_keys(session, name, roles)))
 
 
-def _ask_about_root(session: Session, keys: tuple[str, ...], yes: bool) -> None:
-    if len(keys) > 1:
+def ask_about_root(session: Session, keys: tuple[str, ...], yes: bool) -> None:
+    """Warn, and ask, when all root keys are on one hardware token."""
+    tokens = {session.hardware_alone(key) for key in keys}
+    token = tokens.pop()
+    if tokens or not token:
         return
-    token = session.hardware_alone(keys[0])
-    if token:
-        output.warn(
-            f"root hangs on one key on one hardware token ({token}): if it is lost, no client can "
-            "follow any more. Give a second --root key on another token."
-        )
-        session.settings.confirm("Make a repository with a single root key?", token, yes)
+    output.warn(
+        f"root hangs on one hardware token ({token}): if it is lost, no client can follow any "
+        "more. Give a second --root key on another token."
+    )
+    session.settings.confirm("Make a repository with all root keys on one token?", token, yes)
 
 
 @tuf.command()
@@ -271,7 +272,7 @@ def migrate(
     """
     name = _repository_name(folder, repository)
     session = Session(settings)
-    _ask_about_root(session, roles["root_keys"] or (f"{name}/root",), yes)
+    ask_about_root(session, roles["root_keys"] or (f"{name}/root",), yes)
     days = expiry_days(expiry)
     made = tufsettings.find(Folder(folder)) or tufsettings.Settings(name, expiry_days=days)
     opened = session.open(folder, f"tuf migrate {name}", extra=_signers(signers), made=made)
