@@ -13,6 +13,7 @@
     ├── ApprovalNeededError          APPROVAL_NEEDED
     ├── AlgorithmMismatchError       ALGORITHM_MISMATCH
     ├── KeyMismatchError             KEY_MISMATCH
+    ├── ContentError                 CONTENT
     ├── RotationConflictError        ROTATION_CONFLICT
     ├── ConflictError                CONFLICT
     ├── VersionTakenError            VERSION_TAKEN
@@ -152,6 +153,13 @@ class KeyMismatchError(KeydError):
     """No version of the key holds the public key or keyid the caller expects."""
 
     reason = "KEY_MISMATCH"
+
+
+class ContentError(KeydError):
+    """What shall be signed cannot be read without doubt: fact ``problem``, a word for programs
+    (content/refusal.py lists them), and ``field`` where one is to blame."""
+
+    reason = "CONTENT"
 
 
 class RotationConflictError(KeydError):

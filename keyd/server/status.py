@@ -34,6 +34,7 @@ CODES: dict[type[KeydError], grpc.StatusCode] = {
     errors.ApprovalNeededError: _Code.FAILED_PRECONDITION,
     errors.AlgorithmMismatchError: _Code.INVALID_ARGUMENT,
     errors.KeyMismatchError: _Code.FAILED_PRECONDITION,
+    errors.ContentError: _Code.INVALID_ARGUMENT,
     errors.RotationConflictError: _Code.ABORTED,
     errors.ConflictError: _Code.ABORTED,
     errors.VersionTakenError: _Code.FAILED_PRECONDITION,
