@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from keyd import publickeys
 from keyd.errors import (
     AlgorithmMismatchError,
+    FrozenError,
     InvalidRequestError,
     KeydError,
     KeyMismatchError,
+    KeyNotEnabledError,
     KeyNotFoundError,
 )
 from keyd.model import (
@@ -24,6 +26,7 @@ from keyd.model import (
     Decision,
     Digest,
     Encoding,
+    Freeze,
     HashAlgorithm,
     Key,
     KeyVersion,
@@ -38,7 +41,8 @@ from keyd.model import (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An item that may be signed, and how. ``place``: its position in the batch."""
+    """An item that may be signed, and how. ``place``: its position in the batch;
+    ``policy_hash``: of the policy that ``decision`` is of."""
 
     place: int
     request: SignRequest
@@ -50,6 +54,7 @@ class Plan:
     statement: Statement
     context: Context
     decision: Decision
+    policy_hash: str
 
     def identity(self, caller: Caller) -> SignatureKey:
         """What makes a later request the same one."""
@@ -121,6 +126,28 @@ def choose_version(key: Key, request: SignRequest) -> KeyVersion:
             key=key.name,
         )
     return version
+
+
+def check_open(version: KeyVersion, freeze: Freeze | None) -> None:
+    """Refuse a version that does not sign now. ``freeze``: the one that stands on its key.
+
+    Raises:
+        FrozenError: a person stopped signing with the key, or with all.
+        KeyNotEnabledError: the version's state does not sign.
+    """
+    if freeze is not None:
+        raise FrozenError(
+            f"signing with {freeze.key or 'all keys'} was frozen by {freeze.by}: {freeze.said}",
+            hint=f"ends with: keydctl unfreeze {freeze.key or 'all'}",
+            key=version.key,
+        )
+    if version.state is not VersionState.ENABLED:
+        raise KeyNotEnabledError(
+            f"{version.name} is {version.state} and does not sign",
+            hint=state_hint(version),
+            version=version.name,
+            state=version.state,
+        )
 
 
 def state_hint(version: KeyVersion) -> str:

@@ -4,8 +4,7 @@
     replay    the same requester, version and digest as before: the stored signature again
     device    the token host signs
     check     with the registered public key, here in the daemon
-    record    entry and signature in one durable transaction
-    answer
+    release   entry and signature in one durable transaction, then the answer (release.py)
 
 A batch is the same for many items at once; one item's error never touches its neighbours. The
 work belongs to a task of the daemon: a caller that leaves drops what no token host has yet, the
@@ -15,43 +14,29 @@ rest completes and is logged.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
 
 from keyd import publickeys
-from keyd.errors import (
-    BadSignatureError,
-    FrozenError,
-    KeydError,
-    KeyNotEnabledError,
-)
+from keyd.errors import BadSignatureError, KeydError
 from keyd.gate import Gate
 from keyd.model import (
     Action,
     AuditLog,
     Caller,
     ContentReader,
-    Context,
     Device,
-    Effect,
-    EntryDraft,
-    Outcome,
     Registry,
-    SignatureKey,
     SignatureLookup,
     Signed,
     SignRequest,
     Statement,
-    StoredSignature,
-    StoreSignature,
-    VersionState,
     check_encoding,
 )
-from keyd.plan import Plan, choose_version, digest_to_sign, find_context, state_hint
+from keyd.plan import Plan, check_open, choose_version, digest_to_sign, find_context
+from keyd.release import Release, answer
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +74,7 @@ class Signing:
         self._signatures = signatures
         self._read_content = read_content
         self._workers = workers
+        self._release = Release(gate=gate, registry=registry, audit=audit)
         self._running: set[asyncio.Task[list[Signed | KeydError]]] = set()
 
     async def sign(self, caller: Caller, request: SignRequest) -> Signed:
@@ -130,7 +116,6 @@ class Signing:
     ) -> list[Signed | KeydError]:
         results: dict[int, Signed | KeydError] = {}
         plans: list[Plan] = []
-        refusals = []
         statements = await self._read_all(requests)
         for place, request in enumerate(requests):
             if place % _AT_ONCE == _AT_ONCE - 1:
@@ -142,29 +127,18 @@ class Signing:
                 plan = self._plan(caller, place, request, statements[place])
             except KeydError as e:
                 results[place] = e
-                refusals.append(self._gate.refuse(caller, Action.SIGN, request.key, e))
+                await self._gate.refuse(caller, Action.SIGN, request.key, e)
                 continue
             if request.dry_run:
-                results[place] = _answer(plan, b"", -1)
+                results[place] = answer(plan, b"", -1)
             else:
                 plans.append(plan)
-        if refusals:
-            await asyncio.gather(*refusals)
 
         try:
-            stored = await self._find_stored(caller, plans)
-            fresh = []
-            for plan in plans:
-                earlier = stored.get(plan.identity(caller))
-                if earlier is None:
-                    fresh.append(plan)
-                else:
-                    results[plan.place] = _answer(
-                        plan, earlier.signature, earlier.log_index, replayed=True
-                    )
+            fresh = await self._replay(caller, plans, results)
             outcomes = await self._sign_on_tokens(fresh, gone)
             outcomes = await self._check(fresh, outcomes)
-            recorded = await self._record(caller, fresh, outcomes)
+            recorded = await self._release.record(caller, fresh, outcomes)
         except KeydError as e:
             # Nothing that has no durable entry leaves, whatever was signed in memory.
             recorded = {p.place: e for p in plans if p.place not in results}
@@ -195,38 +169,48 @@ class Signing:
         key = self._gate.existing(request.key)
         if misfit is not None:
             raise misfit
-        freeze = self._registry.freeze_on(key.name)
-        if freeze is not None:
-            raise FrozenError(
-                f"signing with {freeze.key or 'all keys'} was frozen by {freeze.by}: {freeze.said}",
-                hint=f"ends with: keydctl unfreeze {freeze.key or 'all'}",
-                key=key.name,
-            )
         version = choose_version(key, request)
-        if version.state is not VersionState.ENABLED:
-            raise KeyNotEnabledError(
-                f"{version.name} is {version.state} and does not sign",
-                hint=state_hint(version),
-                version=version.name,
-                state=version.state,
-            )
+        check_open(version, self._registry.freeze_on(key.name))
         scheme = request.scheme or key.scheme
         publickeys.check_scheme(key.algorithm, scheme)
         encoding = check_encoding(key.algorithm, request.encoding)
         digest = digest_to_sign(key, scheme, request)
         self._audit.check_signing_allowed(bound=bool(key.bindings))
         return Plan(
-            place, request, key, version, scheme, encoding, digest, statement, context, decision
+            place=place,
+            request=request,
+            key=key,
+            version=version,
+            scheme=scheme,
+            encoding=encoding,
+            digest=digest,
+            statement=statement,
+            context=context,
+            decision=decision,
+            policy_hash=self._gate.policy_hash,
         )
 
     # ------------------------------------------------------------------------------- sign
 
-    async def _find_stored(
-        self, caller: Caller, plans: Sequence[Plan]
-    ) -> dict[SignatureKey, StoredSignature]:
+    async def _replay(
+        self, caller: Caller, plans: Sequence[Plan], results: dict[int, Signed | KeydError]
+    ) -> list[Plan]:
+        """Answer what was answered before from the stored signatures, checked like new ones;
+        return what is left to sign."""
         if not plans:
-            return {}
-        return await self._signatures.find_signatures([p.identity(caller) for p in plans])
+            return []
+        stored = await self._signatures.find_signatures([p.identity(caller) for p in plans])
+        if not stored:
+            return list(plans)
+        known = [p for p in plans if p.identity(caller) in stored]
+        checked = await self._check(known, [stored[p.identity(caller)].signature for p in known])
+        for plan, outcome in zip(known, checked, strict=True):
+            if not isinstance(outcome, KeydError):
+                index = stored[plan.identity(caller)].log_index
+                results[plan.place] = self._release.answer(
+                    caller, plan, outcome, index, replayed=True
+                )
+        return [p for p in plans if p.place not in results]
 
     async def _sign_on_tokens(
         self, plans: Sequence[Plan], gone: Callable[[], bool]
@@ -268,62 +252,6 @@ class Signing:
         )
         return [outcome for chunk in chunks for outcome in chunk]
 
-    # ------------------------------------------------------------------------------- record
-
-    async def _record(
-        self, caller: Caller, plans: Sequence[Plan], outcomes: Sequence[bytes | KeydError]
-    ) -> dict[int, Signed | KeydError]:
-        """Write an entry for each, then and only then make the answers."""
-        items: list[tuple[EntryDraft, Sequence[Effect]]] = []
-        for plan, outcome in zip(plans, outcomes, strict=True):
-            if isinstance(outcome, KeydError):
-                items.append((self._failure(caller, plan, outcome), ()))
-            else:
-                released = publickeys.encode(plan.key.algorithm, outcome, plan.encoding)
-                sha256 = hashlib.sha256(released).hexdigest()
-                items.append((self._entry(caller, plan, sha256), (StoreSignature(outcome),)))
-        receipts = await self._audit.record_many(items) if items else []
-        results: dict[int, Signed | KeydError] = {}
-        for plan, outcome, receipt in zip(plans, outcomes, receipts, strict=True):
-            if isinstance(outcome, KeydError):
-                results[plan.place] = outcome
-            elif isinstance(receipt, KeydError):
-                results[plan.place] = receipt
-            else:
-                results[plan.place] = _answer(plan, outcome, receipt.index)
-        return results
-
-    def _entry(self, caller: Caller, plan: Plan, signature_sha256: str) -> EntryDraft:
-        return EntryDraft(
-            action=Action.SIGN,
-            outcome=Outcome.ALLOWED,
-            caller=caller,
-            key=plan.key.name,
-            version=plan.version.number,
-            keyid=plan.version.keyids.get("tuf", ""),
-            fingerprint=plan.version.fingerprint,
-            token=plan.key.token,
-            token_serial=plan.version.token_serial,
-            scheme=plan.scheme,
-            encoding=plan.encoding,
-            digest=plan.digest,
-            signature_sha256=signature_sha256,
-            statement=plan.statement if plan.statement.kind != _OPAQUE.kind else None,
-            context=plan.context if plan.context != Context() else None,
-            rule=plan.decision.rule,
-            policy_hash=self._gate.policy_hash,
-            said=plan.request.reason,
-        )
-
-    def _failure(self, caller: Caller, plan: Plan, error: KeydError) -> EntryDraft:
-        return replace(
-            self._entry(caller, plan, ""),
-            outcome=Outcome.FAILED,
-            reason_code=error.reason,
-            message=error.message,
-            alert=isinstance(error, BadSignatureError),
-        )
-
 
 def _check_chunk(
     plans: Iterable[Plan], outcomes: Iterable[bytes | KeydError]
@@ -347,18 +275,3 @@ def _check_chunk(
                 )
             )
     return checked
-
-
-def _answer(plan: Plan, raw: bytes, log_index: int, *, replayed: bool = False) -> Signed:
-    return Signed(
-        version=plan.version,
-        scheme=plan.scheme,
-        encoding=plan.encoding,
-        signature=publickeys.encode(plan.key.algorithm, raw, plan.encoding) if raw else b"",
-        digest=plan.digest,
-        log_index=log_index,
-        statement=plan.statement,
-        rule=plan.decision.rule,
-        replayed=replayed,
-        unbound=not plan.key.bindings,
-    )

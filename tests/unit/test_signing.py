@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,24 +24,34 @@ from keyd.errors import (
     KeyNotEnabledError,
     KeyNotFoundError,
     PolicyDeniedError,
+    TokenLockedError,
 )
+from keyd.keys import Keys
 from keyd.model import (
     Binding,
     Context,
+    Decision,
     Device,
     Digest,
+    Effect,
     Encoding,
+    EntryDraft,
     HashAlgorithm,
     KeyAlgorithm,
     Outcome,
+    Receipt,
     Scheme,
+    SignatureKey,
     Signed,
     SignJob,
     SignRequest,
+    StoredSignature,
+    TokenState,
     VersionState,
     never_gone,
 )
-from tests.domain import ADMIN, CI, STRANGER, Domain, a_domain
+from keyd.policy import parse_policy
+from tests.domain import ADMIN, CI, POLICY, STRANGER, Domain, a_domain
 
 
 @pytest.fixture
@@ -381,6 +391,150 @@ async def test_a_caller_that_leaves_drops_what_waits_and_the_rest_is_logged(
 
     assert domain.actions()[-2:] == ["sign allowed", "sign failed"]
     assert domain.token.signed == 2  # the test signature, and the one that was under way
+
+
+async def _in_flight(
+    domain: Domain, *requests: SignRequest
+) -> tuple[SlowDevice, asyncio.Task[list[Signed | KeydError]]]:
+    """Requests that CI made: their first signature is made, their answer not yet given."""
+    slow = SlowDevice(domain.device)
+    domain.signing._device = slow  # type: ignore[assignment]
+    call = asyncio.create_task(domain.signing.sign_batch(CI, requests))
+    async with asyncio.timeout(5):
+        await slow.started.wait()
+    return slow, call
+
+
+@pytest.mark.parametrize(
+    ("stop", "error"),
+    [
+        (lambda keys: keys.freeze(ADMIN, "acme/targets"), FrozenError),
+        (lambda keys: keys.freeze(ADMIN, ""), FrozenError),
+        (lambda keys: keys.disable(ADMIN, "acme/targets", 1), KeyNotEnabledError),
+        (lambda keys: keys.schedule_destroy(ADMIN, "acme/targets", 1), KeyNotEnabledError),
+    ],
+    ids=["key frozen", "all frozen", "disabled", "scheduled for destruction"],
+)
+async def test_what_is_stopped_while_the_token_signs_is_not_released(
+    domain: Domain, stop: Callable[[Keys], Awaitable[object]], error: type[KeydError]
+) -> None:
+    await domain.a_key()
+    slow, call = await _in_flight(domain, ask())
+
+    await stop(domain.keys)
+    slow.go_on.set()
+    (result,) = await call
+
+    assert isinstance(result, error)
+    last = domain.audit.drafts[-1]
+    assert (last.action, last.outcome, last.signature_sha256) == ("sign", Outcome.REFUSED, "")
+
+
+async def test_a_freeze_that_returns_while_the_entry_is_written_withholds_the_answer(
+    domain: Domain,
+) -> None:
+    await domain.a_key()
+    record_many = domain.audit.record_many
+
+    async def frozen_meanwhile(
+        items: Sequence[tuple[EntryDraft, Sequence[Effect]]],
+    ) -> list[Receipt | KeydError]:
+        receipts = await record_many(items)
+        domain.audit.record_many = record_many  # type: ignore[method-assign]
+        await domain.keys.freeze(ADMIN, "")
+        return receipts
+
+    domain.audit.record_many = frozen_meanwhile  # type: ignore[method-assign]
+    with pytest.raises(FrozenError):
+        await domain.signing.sign(CI, ask())
+
+
+async def test_a_stored_signature_is_not_released_by_a_batch_that_outlasts_a_freeze(
+    domain: Domain,
+) -> None:
+    await domain.a_key()
+    await domain.signing.sign(CI, ask())
+    find = domain.audit.find_signatures
+
+    async def slowly(wanted: Sequence[SignatureKey]) -> dict[SignatureKey, StoredSignature]:
+        found = await find(wanted)
+        await domain.keys.freeze(ADMIN, "acme/targets")
+        return found
+
+    domain.audit.find_signatures = slowly  # type: ignore[method-assign]
+    with pytest.raises(FrozenError):
+        await domain.signing.sign(CI, ask())
+
+
+async def test_a_stored_signature_that_does_not_verify_is_made_anew(domain: Domain) -> None:
+    await domain.a_key()
+    await domain.signing.sign(CI, ask())
+    for place, stored in domain.audit._signatures.items():
+        damaged = bytes([stored.signature[0] ^ 1]) + stored.signature[1:]
+        domain.audit._signatures[place] = replace(stored, signature=damaged)
+
+    again = await domain.signing.sign(CI, ask(encoding=Encoding.RAW))
+
+    assert not again.replayed
+    publickeys.verify(
+        again.version.public_key, Scheme.ECDSA_P256_SHA256, again.signature, b"message"
+    )
+
+
+class ChangingPolicy:
+    """A policy that a reload replaces."""
+
+    def __init__(self, text: str) -> None:
+        self.now = parse_policy(text, "policy.toml")
+        self.grants_of = self.now.grants_of
+
+    @property
+    def hash(self) -> str:
+        return self.now.hash
+
+    def decide(self, *args: Any, **kwargs: Any) -> Decision:
+        return self.now.decide(*args, **kwargs)
+
+
+async def test_a_grant_taken_away_while_the_token_signs_withholds_the_signature() -> None:
+    policy = ChangingPolicy(POLICY)
+    with a_domain(policy) as domain:
+        await domain.a_key()
+        slow, call = await _in_flight(domain, ask())
+
+        policy.now = parse_policy(POLICY.replace("spiffe://acme/ci", "spiffe://other"), "p")
+        slow.go_on.set()
+        (result,) = await call
+
+        assert isinstance(result, PolicyDeniedError)
+        assert domain.audit.drafts[-1].outcome is Outcome.REFUSED
+
+
+async def test_the_entry_names_the_policy_that_decided_not_the_one_reloaded_since() -> None:
+    policy = ChangingPolicy(POLICY)
+    with a_domain(policy) as domain:
+        await domain.a_key()
+        decided_by = policy.hash
+        slow, call = await _in_flight(domain, ask())
+
+        policy.now = parse_policy(POLICY + "# a comment\n", "policy.toml")
+        slow.go_on.set()
+        (result,) = await call
+
+        assert isinstance(result, Signed)
+        assert policy.hash != decided_by
+        assert domain.audit.drafts[-1].policy_hash == decided_by
+
+
+async def test_a_batch_to_a_token_that_is_away_does_not_fill_the_log(domain: Domain) -> None:
+    await domain.a_key()
+    domain.token.state = TokenState.LOCKED
+
+    results = await domain.signing.sign_batch(CI, [ask(message=b"%d" % n) for n in range(300)])
+
+    assert all(isinstance(r, TokenLockedError) for r in results)
+    # Counted by the log (audit.refuse collapses them), not written one by one.
+    assert [d.reason_code for d in domain.audit.refused] == ["TOKEN_LOCKED"] * 300
 
 
 def targets(version: int) -> bytes:
