@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from keyd.errors import KeydError, PolicyDeniedError, TokenNotFoundError
 from keyd.gate import Gate
@@ -18,6 +19,7 @@ from keyd.model import (
     TokenObject,
     TokenStatus,
 )
+from keyd.unbroken import Unbroken
 
 
 class Tokens:
@@ -28,6 +30,11 @@ class Tokens:
         self._device = device
         self._audit = audit
         self._registry = registry
+        self._unbroken = Unbroken()
+
+    async def drain(self) -> None:
+        """Wait until what callers left behind is finished."""
+        await self._unbroken.drain()
 
     def list(self, caller: Caller) -> list[TokenStatus]:
         """The tokens the caller may see, in the order of the configuration."""
@@ -36,7 +43,8 @@ class Tokens:
     async def unlock(
         self, caller: Caller, token: str, pin: Pin | None, *, spend_last_try: bool = False
     ) -> TokenStatus:
-        """Log in with a person's PIN, or once more with the configured source.
+        """Log in with a person's PIN, or once more with the configured source. A caller that
+        leaves does not stop it: a PIN that was tried is in the log.
 
         Raises:
             PinRefusedError: the token refused it; the entry is written, nothing is retried.
@@ -44,6 +52,11 @@ class Tokens:
         """
         await self._gate.authorize(caller, Action.UNLOCK, token)
         self._status(token)
+        return await self._unbroken.run(self._unlock(caller, token, pin, spend_last_try))
+
+    async def _unlock(
+        self, caller: Caller, token: str, pin: Pin | None, spend_last_try: bool
+    ) -> TokenStatus:
         try:
             await self._device.unlock(token, pin, spend_last_try=spend_last_try)
         except KeydError as e:
@@ -54,9 +67,13 @@ class Tokens:
         return self._status(token)
 
     async def lock(self, caller: Caller, token: str, *, said: str = "") -> TokenStatus:
-        """Log out; the token stays LOCKED until somebody unlocks it."""
+        """Log out; the token stays LOCKED until somebody unlocks it. A caller that leaves does
+        not stop it: what the log says is done."""
         await self._gate.authorize(caller, Action.LOCK, token)
         self._status(token)
+        return await self._unbroken.run(self._lock(caller, token, said))
+
+    async def _lock(self, caller: Caller, token: str, said: str) -> TokenStatus:
         await self._audit.record(self._entry(caller, Action.LOCK, token, said=said))
         await self._device.lock(token)
         return self._status(token)
@@ -66,18 +83,19 @@ class Tokens:
         await self._gate.authorize(caller, Action.TOKENS, token)
         self._status(token)
         found = await self._device.objects(token)
-        return [(o, self._registered_as(caller, o)) for o in found]
+        return [self._shown(caller, o) for o in found]
 
-    def _registered_as(self, caller: Caller, found: TokenObject) -> str:
+    def _shown(self, caller: Caller, found: TokenObject) -> tuple[TokenObject, str]:
         version = self._registry.find_public_key(found.public_key) if found.public_key else None
         if version is None:
-            return ""
-        # A token is shared: its objects may belong to keys this caller must not learn of.
+            return found, ""
+        # A token is shared: its objects may belong to keys this caller must not learn of, and
+        # keyd writes a key's name into the label.
         try:
             self._gate.decide(caller, Action.LIST, version.key)
         except PolicyDeniedError:
-            return "(a key you may not see)"
-        return version.name
+            return replace(found, label=""), "(a key you may not see)"
+        return found, version.name
 
     def _status(self, token: str) -> TokenStatus:
         for status in self._device.tokens():

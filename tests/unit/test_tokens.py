@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from keyd.errors import PinRefusedError, PolicyDeniedError, TokenNotFoundError
-from keyd.model import Caller, Outcome, Pin, Principal, TokenState
+from keyd.model import (
+    Caller,
+    Effect,
+    EntryDraft,
+    Outcome,
+    Pin,
+    Principal,
+    Receipt,
+    TokenState,
+)
 from keyd.policy import parse_policy
 from tests.domain import ADMIN, STRANGER, Domain, a_domain
 
@@ -95,4 +105,53 @@ async def test_objects_name_keys_only_to_those_who_may_see_them(domain: Domain) 
     theirs = {o.label: name for o, name in await domain.tokens.objects(OPERATOR, "main")}
 
     assert ours == {"acme/root/1": "acme/root/versions/1", "foreign": ""}
-    assert theirs == {"acme/root/1": "(a key you may not see)", "foreign": ""}
+    # keyd writes the key's name into the label, so that is not shown either.
+    assert theirs == {"": "(a key you may not see)", "foreign": ""}
+
+
+async def test_pins_tried_with_short_deadlines_are_all_in_the_log(domain: Domain) -> None:
+    domain.token.state = TokenState.LOCKED
+    unlock = domain.device.unlock
+    tried = asyncio.Event()
+    answered = asyncio.Event()
+
+    async def slowly(token: str, pin: Pin | None, *, spend_last_try: bool = False) -> None:
+        tried.set()
+        await answered.wait()
+        await unlock(token, pin, spend_last_try=spend_last_try)
+
+    domain.device.unlock = slowly  # type: ignore[method-assign]
+    call = asyncio.create_task(domain.tokens.unlock(ADMIN, "main", Pin("00000000")))
+    async with asyncio.timeout(5):
+        await tried.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        answered.set()
+        await domain.tokens.drain()
+
+    last = domain.audit.drafts[-1]
+    assert (last.action, last.reason_code, last.alert) == ("unlock", "PIN_REFUSED", True)
+
+
+async def test_a_lock_that_is_in_the_log_happens_though_its_caller_left(domain: Domain) -> None:
+    record = domain.audit.record
+    recording = asyncio.Event()
+    committed = asyncio.Event()
+
+    async def slowly(draft: EntryDraft, effects: Sequence[Effect] = ()) -> Receipt:
+        recording.set()
+        await committed.wait()
+        return await record(draft, effects)
+
+    domain.audit.record = slowly  # type: ignore[method-assign]
+    call = asyncio.create_task(domain.tokens.lock(ADMIN, "main"))
+    async with asyncio.timeout(5):
+        await recording.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        committed.set()
+        await domain.tokens.drain()
+
+    assert domain.token.state is TokenState.LOCKED
