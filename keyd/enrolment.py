@@ -10,9 +10,7 @@ key pair is there and signs, undone when it is not. Nothing is ever destroyed on
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -32,7 +30,6 @@ from keyd.model import (
     Clock,
     DeleteVersion,
     Device,
-    Digest,
     Effect,
     EntryDraft,
     InsertKey,
@@ -43,13 +40,13 @@ from keyd.model import (
     Origin,
     Outcome,
     Registry,
-    Scheme,
     SetActive,
-    SignJob,
     TokenObject,
     UpdateVersion,
     VersionState,
 )
+from keyd.proving import check_attributes, check_serial, check_signs
+from keyd.unbroken import Unbroken
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +87,9 @@ class Enrolment:
         self._audit = audit
         self._registry = registry
         self._clock = clock
-        self._busy: set[tuple[str, int]] = set()
-        self._running: set[asyncio.Task[None]] = set()
+        self._busy: set[bytes] = set()
+        self._unbroken = Unbroken()
+        self._told: dict[str, str] = {}
 
     async def generate(
         self,
@@ -107,19 +105,15 @@ class Enrolment:
         """Generate ``version`` on its token and enable it. A caller that leaves does not stop it.
 
         ``before``: effects that belong to the intent entry. The first version of a key is
-        activated in any case.
+        activated in any case; another with ``activate``, unless the key is bound by then.
         """
-        task = asyncio.create_task(
+        await self._unbroken.run(
             self._generate(caller, action, key, version, before, activate, said)
         )
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        await asyncio.shield(task)
 
     async def drain(self) -> None:
         """Wait until what callers left behind is finished."""
-        if self._running:
-            await asyncio.wait(list(self._running))
+        await self._unbroken.drain()
 
     async def _generate(
         self,
@@ -131,12 +125,20 @@ class Enrolment:
         activate: bool,
         said: str,
     ) -> None:
-        mark = (key.name, version.number)
+        # Not name and number: a second creation of the same name ends first and must not unmark.
+        mark = version.object_id
         self._busy.add(mark)
         try:
             intent = version_entry(
                 caller, action, key, version, said=said, message="about to be generated"
             )
+            try:
+                await self._device.objects(key.token)
+            except KeydError as e:
+                # A token that cannot even be looked at: nothing is begun, no name is taken.
+                failed = replace(intent, outcome=Outcome.FAILED, reason_code=e.reason)
+                await self._audit.refuse(replace(failed, message=e.message))
+                raise
             await self._audit.record(intent, (*before, InsertVersion(version)))
             try:
                 found = await self._device.generate(
@@ -165,7 +167,7 @@ class Enrolment:
         said: str,
     ) -> None:
         check_attributes(found)
-        await self.test_signature(key.token, key.algorithm, key.scheme, found)
+        await check_signs(self._device, key.token, key.algorithm, key.scheme, found)
         ids = publickeys.keyids(found.public_key, key.scheme)
         done = replace(
             version,
@@ -184,8 +186,10 @@ class Enrolment:
                 token_serial=done.token_serial,
             )
         ]
-        if activate or not key.active_version:
-            effects.append(SetActive(key.name, version.number, expect=key.active_version))
+        # As the key is now: generation took its time, and the key may be bound since.
+        now = self._registry.find(key.name) or key
+        if not now.active_version or (activate and not now.bindings):
+            effects.append(SetActive(key.name, version.number, expect=now.active_version))
             message = "generated on the token, tested and active"
         else:
             message = "generated on the token, tested and staged"
@@ -216,6 +220,15 @@ class Enrolment:
 
     # ------------------------------------------------------------------------------- settle
 
+    def unsettled(self) -> set[str]:
+        """The tokens with versions that are PENDING and that nobody is working on."""
+        return {
+            key.token
+            for key in self._registry.keys()  # noqa: SIM118 - a method, not a dict
+            for version in key.versions
+            if version.state is VersionState.PENDING and version.object_id not in self._busy
+        }
+
     async def settle(self, token: str) -> list[str]:
         """Finish or undo what a crash left PENDING on this token, which has to be ready.
 
@@ -229,8 +242,7 @@ class Enrolment:
             for key in self._registry.keys()  # noqa: SIM118 - a method, not a dict
             if key.token == token
             for version in key.versions
-            if version.state is VersionState.PENDING
-            and (key.name, version.number) not in self._busy
+            if version.state is VersionState.PENDING and version.object_id not in self._busy
         ]
         if not pending:
             return told
@@ -238,6 +250,8 @@ class Enrolment:
         for key, version in pending:
             found = objects.get(version.object_id)
             try:
+                # A token that was swapped says nothing about what lies on the other one.
+                check_serial(self._device, token, version)
                 if found is None:
                     message = "undone: its generation was cut off before the token made it"
                     entry = version_entry(caller, "recovery", key, version, message=message)
@@ -249,7 +263,9 @@ class Enrolment:
                     )
             except KeydError as e:
                 message = f"stays PENDING: {e.message}"
-            log.warning("%s %s", version.name, message)
+            if self._told.get(version.name) != message:
+                self._told[version.name] = message
+                log.warning("%s %s", version.name, message)
             told.append(f"{version.name} {message}")
         return told
 
@@ -292,11 +308,6 @@ class Enrolment:
                 token=token,
             )
         check_attributes(found)
-        registered = self._registry.find_public_key(found.public_key)
-        if registered is not None:
-            raise KeyExistsError(
-                f"its public key is registered as {registered.name}", key=registered.key
-            )
         scheme = found.algorithm.schemes[0]
         key = self._registry.find(name)
         effects: list[Effect] = []
@@ -313,7 +324,7 @@ class Enrolment:
             effects.append(InsertKey(key))
         elif (key.algorithm, key.token) != (found.algorithm, token):
             raise KeyExistsError(f"{name} is a {key.algorithm} key on token {key.token}", key=name)
-        await self.test_signature(token, found.algorithm, key.scheme, found)
+        await check_signs(self._device, token, found.algorithm, key.scheme, found)
         version = KeyVersion(
             key=name,
             number=number,
@@ -327,50 +338,10 @@ class Enrolment:
             created_by=caller.principal.id,
         )
         effects.append(InsertVersion(version))
-        if number > key.active_version:
+        # Like a rotation: a further version of a bound key is only staged.
+        if not key.active_version or (number > key.active_version and not key.bindings):
             effects.append(SetActive(name, number, expect=key.active_version))
         entry = version_entry(
             caller, Action.ADOPT, key, version, said=said, message="adopted, origin unproven"
         )
         await self._audit.record(replace(entry, alert=True), effects)
-
-    async def test_signature(
-        self, token: str, algorithm: KeyAlgorithm, scheme: Scheme, found: TokenObject
-    ) -> None:
-        """Have the key pair sign random bytes and verify it; the signature goes nowhere.
-
-        Raises:
-            BadSignatureError: private and public key do not belong together.
-        """
-        message = secrets.token_bytes(32)
-        signed: bytes | Digest = message
-        if scheme.hash is not None:
-            # A digest nobody knows a preimage of: the signature proves nothing about any content.
-            signed = Digest(scheme.hash, secrets.token_bytes(scheme.hash.size_bytes))
-        job = SignJob(
-            object_id=found.object_id,
-            public_key=found.public_key,
-            algorithm=algorithm,
-            scheme=scheme,
-            payload=signed.value if isinstance(signed, Digest) else signed,
-            serial=found.serial,
-        )
-        (answer,) = await self._device.sign(token, [job])
-        if isinstance(answer, KeydError):
-            raise answer
-        publickeys.verify(found.public_key, scheme, answer, signed)
-
-
-def check_attributes(found: TokenObject) -> None:
-    """Refuse a private key that could leave its token.
-
-    Raises:
-        TokenObjectError: naming the attribute (PKCS#11 4.9: CKA_SENSITIVE, CKA_EXTRACTABLE).
-    """
-    if not found.sensitive or found.extractable:
-        wrong = "is EXTRACTABLE" if found.extractable else "is not SENSITIVE"
-        raise TokenObjectError(
-            f"the private key {found.label or found.object_id.hex()} {wrong}: it could leave the "
-            "token, so keyd does not use it",
-            hint="generate the key on the token with: keydctl key create",
-        )

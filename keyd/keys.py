@@ -171,12 +171,20 @@ class Keys(Versions):
                     version=version.name,
                 )
         version = self._pending(caller, key, newest + 1)
-        await self._enrolment.generate(
-            caller, Action.ROTATE, key, version, activate=at_once, said=said
-        )
+        try:
+            await self._enrolment.generate(
+                caller, Action.ROTATE, key, version, activate=at_once, said=said
+            )
+        except KeyExistsError as e:
+            raise RotationConflictError(
+                f"another rotation of {name} came first: {e.message}",
+                hint="look at the key again, then retry",
+                key=name,
+            ) from e
         return self._gate.existing(name)
 
     def _pending(self, caller: Caller, key: Key, number: int) -> KeyVersion:
+        self._token(key.token)
         status = next(t for t in self._device.tokens() if t.name == key.token)
         return KeyVersion(
             key=key.name,
@@ -262,6 +270,13 @@ class Keys(Versions):
         if self._registry.find(name) is not None:
             raise KeyExistsError(f"a key {name} exists already", key=name)
         found = await self._enrolment.find(token, object_id)
+        registered = self._registry.find_public_key(found.public_key)
+        if registered is not None:
+            seen = self._gate.may(caller, Action.LIST, registered.key)
+            raise KeyExistsError(
+                f"its public key is registered {f'as {registered.name}' if seen else 'already'}",
+                key=registered.key if seen else "",
+            )
         await self._enrolment.adopt(caller, token, name, 1, found, bindings, said)
         return self._gate.existing(name)
 
@@ -270,8 +285,12 @@ class Keys(Versions):
     ) -> tuple[Sequence[Key], Sequence[str]]:
         """Register every unregistered key pair whose label is NAME/N, as keyd writes it.
 
-        Answers the keys that gained a version, and a line for each object left alone.
+        Answers the keys that gained a version, and a line for each object left alone, which
+        takes the right to look at the token.
         """
+        known = self._device.tokens()
+        token = token or (known[0].name if len(known) == 1 else "")
+        await self._gate.authorize(caller, Action.TOKENS, token)
         token = self._token(token)
         names: list[str] = []
         skipped: list[str] = []
@@ -280,8 +299,9 @@ class Keys(Versions):
             mark = found.label or found.object_id.hex()
             if not number:
                 skipped.append(f"{mark}: the label is not NAME/N")
-            elif self._registry.find_public_key(found.public_key):
-                skipped.append(f"{mark}: registered already")
+            elif registered := self._registry.find_public_key(found.public_key):
+                if self._gate.may(caller, Action.LIST, registered.key):
+                    skipped.append(f"{mark}: registered already")
             else:
                 try:
                     await self._gate.authorize(caller, Action.ADOPT, name)

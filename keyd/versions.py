@@ -13,6 +13,7 @@ from datetime import timedelta
 from keyd.enrolment import version_entry
 from keyd.errors import (
     InvalidRequestError,
+    KeydError,
     KeyNotFoundError,
     KeyStateError,
 )
@@ -35,6 +36,8 @@ from keyd.model import (
     UpdateVersion,
     VersionState,
 )
+from keyd.proving import check_serial
+from keyd.unbroken import Unbroken
 
 MIN_DESTROY_WAIT_S = 86_400
 
@@ -61,6 +64,12 @@ class Versions:
         self._clock = clock
         self._check_clock = check_clock
         self._destroy_wait_s = destroy_wait_s
+        self._unbroken = Unbroken()
+        self._doomed: set[str] = set()
+
+    async def drain(self) -> None:
+        """Wait until what callers left behind is finished."""
+        await self._unbroken.drain()
 
     async def activate(self, caller: Caller, name: str, number: int, *, said: str = "") -> Key:
         """Make an enabled version the one that signs by default."""
@@ -68,7 +77,10 @@ class Versions:
         _expect(version, VersionState.ENABLED)
         if key.active_version == number:
             return key
-        effects = (SetActive(name, number, expect=key.active_version),)
+        effects = (
+            UpdateVersion(name, number, VersionState.ENABLED),  # changes nothing: it still is
+            SetActive(name, number, expect=key.active_version),
+        )
         return await self._change(caller, Action.ACTIVATE, key, version, effects, said)
 
     async def enable(self, caller: Caller, name: str, number: int, *, said: str = "") -> Key:
@@ -114,6 +126,7 @@ class Versions:
         """DESTROY_SCHEDULED -> DISABLED; the waiting time is forgotten."""
         key, version = await self._authorized(caller, Action.DESTROY, name, number)
         _expect(version, VersionState.DESTROY_SCHEDULED)
+        self._check_not_doomed(version)
         effects = (
             UpdateVersion(
                 name, number, version.state, VersionState.DISABLED, clear_destroy_after=True
@@ -122,11 +135,13 @@ class Versions:
         return await self._change(caller, "cancel-destroy", key, version, effects, said)
 
     async def destroy(self, caller: Caller, name: str, number: int, *, said: str = "") -> Key:
-        """Destroy the key pair on its token; only after the waiting time, and only on request.
+        """Destroy the key pair on its token; only after the waiting time, and only on request. A
+        caller that leaves does not stop it.
 
         Raises:
             KeyStateError: the waiting time is not over (fact ``destroy_after``).
             ClockError: the clock is not to be trusted.
+            WrongTokenError: another token is in the place of the one that holds it.
         """
         key, version = await self._authorized(caller, Action.DESTROY, name, number)
         _expect(version, VersionState.DESTROY_SCHEDULED)
@@ -139,20 +154,55 @@ class Versions:
                 state=version.state,
                 destroy_after=version.destroy_after,
             )
-        intent = version_entry(
-            caller, Action.DESTROY, key, version, said=said, message="about to be destroyed"
-        )
-        await self._audit.record(replace(intent, alert=True))
-        was_there = await self._device.destroy(key.token, version.object_id, version.public_key)
-        effects = (
-            UpdateVersion(
-                name, number, version.state, VersionState.DESTROYED, clear_destroy_after=True
-            ),
-        )
-        message = "destroyed on the token" if was_there else "it was gone from the token already"
-        return await self._change(
-            caller, Action.DESTROY, key, version, effects, said, alert=True, message=message
-        )
+        self._check_not_doomed(version)
+        check_serial(self._device, key.token, version)
+        return await self._unbroken.run(self._destroy(caller, key, version, said))
+
+    async def _destroy(self, caller: Caller, key: Key, version: KeyVersion, said: str) -> Key:
+        # From here on nobody cancels: the token cannot be asked back. A cancellation that came
+        # first conflicts with the intent, and nothing is destroyed.
+        self._doomed.add(version.name)
+        try:
+            intent = version_entry(
+                caller, Action.DESTROY, key, version, said=said, message="about to be destroyed"
+            )
+            await self._audit.record(
+                replace(intent, alert=True),
+                (UpdateVersion(key.name, version.number, VersionState.DESTROY_SCHEDULED),),
+            )
+            try:
+                was_there = await self._device.destroy(
+                    key.token, version.object_id, version.public_key
+                )
+            except KeydError as e:
+                failed = replace(intent, outcome=Outcome.FAILED, reason_code=e.reason)
+                await self._audit.record(replace(failed, message=e.message, alert=True))
+                raise
+            effects = (
+                UpdateVersion(
+                    key.name,
+                    version.number,
+                    version.state,
+                    VersionState.DESTROYED,
+                    clear_destroy_after=True,
+                ),
+            )
+            message = "destroyed on the token"
+            if not was_there:
+                message = "it was gone from the token already"
+            return await self._change(
+                caller, Action.DESTROY, key, version, effects, said, alert=True, message=message
+            )
+        finally:
+            self._doomed.discard(version.name)
+
+    def _check_not_doomed(self, version: KeyVersion) -> None:
+        if version.name in self._doomed:
+            raise KeyStateError(
+                f"{version.name} is being destroyed",
+                version=version.name,
+                state=version.state,
+            )
 
     async def _authorized(
         self, caller: Caller, action: Action, name: str, number: int
@@ -187,7 +237,8 @@ class Versions:
     # ------------------------------------------------------------------------------- freeze
 
     async def freeze(self, caller: Caller, key: str, *, said: str = "") -> Sequence[Freeze]:
-        """Stop signing with one key, or with all (empty name); stands across restarts."""
+        """Stop signing with one key, or with all (empty name); stands across restarts. Answers
+        the freezes the caller may see."""
         return await self._set_freeze(caller, key, frozen=True, said=said)
 
     async def unfreeze(self, caller: Caller, key: str, *, said: str = "") -> Sequence[Freeze]:
@@ -211,7 +262,11 @@ class Versions:
             alert=True,
         )
         await self._audit.record(entry, (SetFreeze(key, frozen, caller.principal.id, said),))
-        return self._registry.freezes()
+        return [
+            f
+            for f in self._registry.freezes()
+            if f.key in ("", key) or self._gate.may(caller, Action.LIST, f.key)
+        ]
 
 
 def _expect(version: KeyVersion, *states: VersionState) -> None:

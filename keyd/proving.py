@@ -1,0 +1,82 @@
+"""What a token and a key pair on it have to show before keyd counts on them."""
+
+from __future__ import annotations
+
+import secrets
+
+from keyd import publickeys
+from keyd.errors import KeydError, TokenNotFoundError, TokenObjectError, WrongTokenError
+from keyd.model import (
+    Device,
+    Digest,
+    KeyAlgorithm,
+    KeyVersion,
+    Scheme,
+    SignJob,
+    TokenObject,
+)
+
+
+def check_serial(device: Device, token: str, version: KeyVersion) -> None:
+    """Refuse to draw conclusions about a version from another token than the one it lies on.
+
+    Raises:
+        TokenNotFoundError: the token is not configured any more.
+        WrongTokenError: another token has its place.
+    """
+    status = next((t for t in device.tokens() if t.name == token), None)
+    if status is None:
+        raise TokenNotFoundError(
+            f"no token {token} is configured", hint="keydctl token list", token=token
+        )
+    if version.token_serial and status.serial and version.token_serial != status.serial:
+        raise WrongTokenError(
+            f"{version.name} lies on the token with serial {version.token_serial}, and {token} "
+            f"has {status.serial}",
+            hint="put the right token back",
+            token=token,
+            serial=status.serial,
+            expected=version.token_serial,
+        )
+
+
+def check_attributes(found: TokenObject) -> None:
+    """Refuse a private key that could leave its token.
+
+    Raises:
+        TokenObjectError: naming the attribute (PKCS#11 4.9: CKA_SENSITIVE, CKA_EXTRACTABLE).
+    """
+    if not found.sensitive or found.extractable:
+        wrong = "is EXTRACTABLE" if found.extractable else "is not SENSITIVE"
+        raise TokenObjectError(
+            f"the private key {found.label or found.object_id.hex()} {wrong}: it could leave the "
+            "token, so keyd does not use it",
+            hint="generate the key on the token with: keydctl key create",
+        )
+
+
+async def check_signs(
+    device: Device, token: str, algorithm: KeyAlgorithm, scheme: Scheme, found: TokenObject
+) -> None:
+    """Have the key pair sign random bytes and verify it; the signature goes nowhere.
+
+    Raises:
+        BadSignatureError: private and public key do not belong together.
+    """
+    message = secrets.token_bytes(32)
+    signed: bytes | Digest = message
+    if scheme.hash is not None:
+        # A digest nobody knows a preimage of: the signature proves nothing about any content.
+        signed = Digest(scheme.hash, secrets.token_bytes(scheme.hash.size_bytes))
+    job = SignJob(
+        object_id=found.object_id,
+        public_key=found.public_key,
+        algorithm=algorithm,
+        scheme=scheme,
+        payload=signed.value if isinstance(signed, Digest) else signed,
+        serial=found.serial,
+    )
+    (answer,) = await device.sign(token, [job])
+    if isinstance(answer, KeydError):
+        raise answer
+    publickeys.verify(found.public_key, scheme, answer, signed)
