@@ -185,6 +185,7 @@ class Daemon:
             device=self._device,
             enrolment=self._enrolment,
             clock=self._clock,
+            get_flag=store.get_flag,
         )
         self._watch = TokenWatch(
             audit=self._log,

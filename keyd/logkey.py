@@ -9,6 +9,7 @@ ECDSA P-256.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
 from keyd import publickeys
 from keyd.enrolment import Enrolment
@@ -28,18 +29,34 @@ from keyd.model import (
     KeyVersion,
     Origin,
     Registry,
+    SetFlag,
     SignJob,
     VersionState,
 )
 
 LOG_KEY = "keyd/log"
-"""The reserved name the log key is registered under."""
+"""The reserved name the first log key is registered under; its successors are keyd/log-2, ..."""
+
+REPLACE = "log-key-replace"
+"""Durable flag: a person asked for a new log key, to be made when the log's token is ready."""
 
 _ALGORITHMS = (KeyAlgorithm.ED25519, KeyAlgorithm.ECDSA_P256)
 
 
+def log_keys(registry: Registry) -> list[Key]:
+    """Every log key there ever was, oldest first; the last one signs."""
+    found: list[Key] = []
+    while (key := registry.find(_name(len(found) + 1))) is not None:
+        found.append(key)
+    return found
+
+
+def _name(number: int) -> str:
+    return LOG_KEY if number == 1 else f"{LOG_KEY}-{number}"
+
+
 class LogKey:
-    """Makes the log key once, and signs with it."""
+    """Makes the log key once, or anew when a person asked for it, and signs with it."""
 
     def __init__(
         self,
@@ -49,52 +66,63 @@ class LogKey:
         device: Device,
         enrolment: Enrolment,
         clock: Clock,
+        get_flag: Callable[[str], str | None],
     ) -> None:
-        """``token``: where a new log key is made; an existing one stays where it is."""
+        """``token``: where a new log key is made; an existing one stays where it is.
+        ``get_flag``: a durable flag's value, or None; never blocks."""
         self._token = token
         self._registry = registry
         self._device = device
         self._enrolment = enrolment
         self._clock = clock
+        self._get_flag = get_flag
 
     @property
     def token(self) -> str:
         """The token that holds it, or will."""
-        key = self._registry.find(LOG_KEY)
-        return key.token if key else self._token
+        key = self._find()
+        return self._token if key is None or self._is_to_be_replaced else key.token
+
+    @property
+    def _is_to_be_replaced(self) -> bool:
+        return self._get_flag(REPLACE) is not None
+
+    def _find(self) -> Key | None:
+        """The newest log key that was finished, else the newest; None when there is none."""
+        keys = log_keys(self._registry)
+        return next((key for key in reversed(keys) if key.active), keys[-1] if keys else None)
 
     def find_public_key(self) -> bytes | None:
         """Its DER SubjectPublicKeyInfo, or None while it is not made."""
-        key = self._registry.find(LOG_KEY)
+        key = self._find()
         return key.active.public_key if key and key.active else None
 
     def public_keys(self) -> list[bytes]:
-        """The DER SubjectPublicKeyInfo of every version there ever was, for checking old notes."""
-        key = self._registry.find(LOG_KEY)
-        return [v.public_key for v in key.versions if v.public_key] if key else []
+        """The DER SubjectPublicKeyInfo of every log key there ever was, oldest first: what
+        checks old notes."""
+        return [
+            version.public_key
+            for key in log_keys(self._registry)
+            for version in key.versions
+            if version.public_key
+        ]
 
     async def ensure(self) -> None:
-        """Make it if it is not there; its token has to be READY.
+        """Make it if it is not there, or a new one if a person asked for it; the token has to be
+        READY.
 
         Raises:
             KeydError: the token cannot; tried again when the token is ready the next time.
         """
-        if self.find_public_key() is not None or self._registry.find(LOG_KEY) is not None:
+        keys = log_keys(self._registry)
+        if keys and not self._is_to_be_replaced:
             return
         caller = Caller(SYSTEM, "log-key")
         for algorithm in _ALGORITHMS:
-            key = Key(
-                name=LOG_KEY,
-                token=self._token,
-                algorithm=algorithm,
-                scheme=algorithm.schemes[0],
-                created_at=self._clock.now(),
-                created_by=SYSTEM.id,
-                bindings=frozenset({Binding("keyd", "log")}),
-            )
+            key = self._new_key(_name(len(keys) + 1), algorithm)
             status = next(t for t in self._device.tokens() if t.name == self._token)
             version = KeyVersion(
-                key=LOG_KEY,
+                key=key.name,
                 number=1,
                 state=VersionState.PENDING,
                 origin=Origin.GENERATED,
@@ -107,7 +135,11 @@ class LogKey:
             )
             try:
                 await self._enrolment.generate(
-                    caller, Action.CREATE, key, version, before=(InsertKey(key),)
+                    caller,
+                    Action.CREATE,
+                    key,
+                    version,
+                    before=(InsertKey(key), SetFlag(REPLACE, None)),
                 )
             except MechanismMissingError:
                 if algorithm is _ALGORITHMS[-1]:
@@ -115,13 +147,24 @@ class LogKey:
             else:
                 return
 
+    def _new_key(self, name: str, algorithm: KeyAlgorithm) -> Key:
+        return Key(
+            name=name,
+            token=self._token,
+            algorithm=algorithm,
+            scheme=algorithm.schemes[0],
+            created_at=self._clock.now(),
+            created_by=SYSTEM.id,
+            bindings=frozenset({Binding("keyd", "log")}),
+        )
+
     async def sign(self, message: bytes) -> bytes:
         """Sign a note's text: Ed25519 as 64 bytes, ECDSA as DER; verified before it is returned.
 
         Raises:
             KeydError: the key is not made yet, or its token cannot sign now.
         """
-        key = self._registry.find(LOG_KEY)
+        key = self._find()
         version = key.active if key else None
         if key is None or version is None:
             raise KeyNotEnabledError(

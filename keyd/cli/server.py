@@ -180,18 +180,32 @@ def checkpoint_accept(config: Path) -> None:
     say(accept(load_config(config), "checkpoint"))
 
 
-@keyd_server.command("log-key")
+@keyd_server.group("log-key", invoke_without_command=True)
 @config_option
-def log_key(config: Path) -> None:
+@click.pass_context
+def log_key(context: click.Context, config: Path) -> None:
     """Print the keys that verify checkpoints.
 
     One C2SP verifier key a line; also while the daemon runs.
     """
+    if context.invoked_subcommand is not None:
+        return
     from keyd.cli.server_state import verifier_keys
     from keyd.config import load_config
 
     for line in verifier_keys(load_config(config)):
         say(line)
+
+
+@log_key.command("replace")
+@click.option("--reason", default="", help="Why, for the log.")
+@config_option
+def log_key_replace(reason: str, config: Path) -> None:
+    """Have a new log key made, the old one's token being lost. The daemon has to be stopped."""
+    from keyd.cli.server_state import replace_log_key
+    from keyd.config import load_config
+
+    say(replace_log_key(load_config(config), reason))
 
 
 @keyd_server.group()

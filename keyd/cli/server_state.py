@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,8 +16,8 @@ from keyd.audit.log import Log, LogSettings, boot_time_s
 from keyd.audit.note import VerifierKey
 from keyd.config import Config
 from keyd.errors import ConfigError
-from keyd.logkey import LOG_KEY
-from keyd.model import Caller, Principal, Registry
+from keyd.logkey import REPLACE, log_keys
+from keyd.model import Caller, EntryDraft, Outcome, Principal, Registry, SetFlag
 from keyd.store.database import sqlite_engine
 from keyd.store.key_rows import load_snapshot
 from keyd.store.registry import KeyRegistry
@@ -84,7 +84,42 @@ def accept(config: Config, what: str) -> str:
         return asyncio.run(_accept(config, store, what))
 
 
-async def _accept(config: Config, store: Store, what: str) -> str:
+def replace_log_key(config: Config, said: str) -> str:
+    """Ask for a new log key; the daemon makes it when the log's token is ready.
+
+    Raises:
+        ConfigError: the daemon runs.
+        KeydError: the log cannot be written.
+    """
+    with stopped_store(config) as store:
+        return asyncio.run(_replace_log_key(config, store, said))
+
+
+async def _replace_log_key(config: Config, store: Store, said: str) -> str:
+    async with _open_log(config, store) as log:
+        entry = EntryDraft(
+            "log-key-replace",
+            Outcome.ALLOWED,
+            _who(),
+            said=said,
+            token=config.log.token,
+            message="a new log key is made when the token is ready; old keys still verify",
+            alert=True,
+        )
+        receipt = await log.record(entry, [SetFlag(REPLACE, said or "asked for")])
+    return (
+        f"entry {receipt.index} of the log says so; the new key is made on token "
+        f"{config.log.token} when the daemon has it ready"
+    )
+
+
+def _who() -> Caller:
+    uid = os.environ.get("SUDO_UID") or os.getuid()
+    return Caller(Principal(f"system:uid-{uid}", "system"), "keyd-server")
+
+
+@asynccontextmanager
+async def _open_log(config: Config, store: Store) -> AsyncIterator[Log]:
     clock = SystemClock()
     checkpointer = Checkpointer(
         store,
@@ -96,18 +131,19 @@ async def _accept(config: Config, store: Store, what: str) -> str:
     log = Log(store, clock, checkpointer, LogSettings())
     await log.start()
     try:
-        who = Principal(f"system:uid-{os.environ.get('SUDO_UID') or os.getuid()}", "system")
-        caller = Caller(who, "keyd-server")
-        found = (log.clock_suspect if what == "clock" else log.loss) or ""
-        if not found:
-            return f"nothing to accept: all is well with the {what}"
-        if what == "clock":
-            receipt = await log.accept_clock(caller)
-        else:
-            receipt = await log.accept_checkpoint(caller)
+        yield log
     finally:
         # Without the log key there is no checkpoint to wait for; the daemon signs the next one.
         await log.stop(checkpoint_timeout_s=0.1)
+
+
+async def _accept(config: Config, store: Store, what: str) -> str:
+    async with _open_log(config, store) as log:
+        found = (log.clock_suspect if what == "clock" else log.loss) or ""
+        if not found:
+            return f"nothing to accept: all is well with the {what}"
+        accept_it = log.accept_clock if what == "clock" else log.accept_checkpoint
+        receipt = await accept_it(_who())
     return f"accepted ({found}); entry {receipt.index} of the log says so"
 
 
@@ -146,9 +182,9 @@ def _no_state(state_dir: Path) -> ConfigError:
 
 
 def _verifier_keys(config: Config, registry: Registry) -> list[VerifierKey]:
-    key = registry.find(LOG_KEY)
     return [
         VerifierKey.from_public_key(config.log.origin, version.public_key)
-        for version in (key.versions if key else ())
+        for key in log_keys(registry)
+        for version in key.versions
         if version.public_key
     ]

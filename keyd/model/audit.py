@@ -27,10 +27,10 @@ class EntryDraft:
     """What shall be logged; the log adds index and time. Empty fields are left out of the JSON.
 
     ``action``: an Action value or start, stop, policy-reload, recovery, freeze, unfreeze,
-    clock-accept, checkpoint-accept, clock-alert, checkpoint-alert. ``reason_code``:
-    KeydError.reason of a refusal or failure. ``rule``: grant or rule that decided. ``said``: the
-    reason the caller gave. ``count``: how many repeated refusals this entry stands for.
-    ``alert``: someone should look. ``details``: small, printable extras.
+    clock-accept, checkpoint-accept, clock-alert, checkpoint-alert, log-key-replace.
+    ``reason_code``: KeydError.reason of a refusal or failure. ``rule``: grant or rule that
+    decided. ``said``: the reason the caller gave. ``count``: how many repeated refusals this entry
+    stands for. ``alert``: someone should look. ``details``: small, printable extras.
     """
 
     action: str

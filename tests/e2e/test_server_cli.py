@@ -16,6 +16,8 @@ from tempfile import mkdtemp
 
 import pytest
 
+from keyd.audit.checkpoint import verify_checkpoint
+from keyd.audit.note import VerifierKey
 from keyd.cli.softhsm_token import find_softhsm
 from keyd.client import Binding, Client, Encoding, EntryFilter, KeyAlgorithm
 from keyd.errors import CheckpointBehindError, KeydError
@@ -339,6 +341,30 @@ def test_log_key_prints_what_verifies_the_checkpoints(daemon: DaemonProcess) -> 
 
     assert printed.returncode == 0, printed.stdout
     assert tuple(printed.stdout.split()) == known
+
+
+def test_a_replaced_log_key_signs_the_next_checkpoint_and_the_old_one_still_verifies(
+    daemon: DaemonProcess,
+) -> None:
+    config = daemon.folder / "keyd.toml"
+    with connect(daemon) as client:
+        old = client.checkpoint(fresh=True).verifier_keys
+    running = keyd_server("log-key", "replace", "--config", config)
+    assert running.returncode != 0, "a running daemon holds the log"
+    daemon.stop()
+
+    asked = keyd_server("log-key", "replace", "--reason", "token lost", "--config", config)
+    assert asked.returncode == 0, asked.stdout
+
+    daemon.start()
+    with connect(daemon) as client:
+        checkpoint = client.checkpoint(fresh=True)
+        entries = client.list_entries(EntryFilter(action="log-key-replace"))
+        assert [e.fields["said"] for e in entries] == ["token lost"]
+    assert len(checkpoint.verifier_keys) == 2
+    assert set(old) < set(checkpoint.verifier_keys)
+    new = next(k for k in checkpoint.verifier_keys if k not in old)
+    verify_checkpoint(checkpoint.note, [VerifierKey.parse(new)])
 
 
 # -------------------------------------------------------------------------------- init, tls

@@ -26,7 +26,7 @@ from keyd.errors import (
     TokenObjectError,
 )
 from keyd.keyfields import KeyFilter, NewKey, parse_label
-from keyd.logkey import LOG_KEY, LogKey
+from keyd.logkey import LOG_KEY, REPLACE, LogKey, log_keys
 from keyd.model import (
     Action,
     Binding,
@@ -39,6 +39,7 @@ from keyd.model import (
     Outcome,
     Receipt,
     Scheme,
+    SetFlag,
     TokenState,
     VersionState,
     check_name,
@@ -487,6 +488,7 @@ async def test_the_log_key_is_made_once_and_falls_back_to_p256(domain: Domain) -
         device=domain.device,
         enrolment=domain.enrolment,
         clock=domain.clock,
+        get_flag=domain.audit.get_flag,
     )
 
     await log_key.ensure()
@@ -500,6 +502,33 @@ async def test_the_log_key_is_made_once_and_falls_back_to_p256(domain: Domain) -
     publickeys.verify(public_key, Scheme.ECDSA_P256_SHA256, raw, b"a note\n")
 
 
+async def test_a_lost_log_key_is_replaced_when_a_person_asked_and_only_once(
+    domain: Domain,
+) -> None:
+    log_key = LogKey(
+        token="main",
+        registry=domain.audit,
+        device=domain.device,
+        enrolment=domain.enrolment,
+        clock=domain.clock,
+        get_flag=domain.audit.get_flag,
+    )
+    await log_key.ensure()
+    first = log_key.find_public_key()
+    domain.token.keys.clear()  # the token was lost, another one is in its place
+
+    ask = EntryDraft("log-key-replace", Outcome.ALLOWED, ADMIN, alert=True)
+    await domain.audit.record(ask, [SetFlag(REPLACE, "lost")])
+    await log_key.ensure()
+    await log_key.ensure()
+
+    second = log_key.find_public_key()
+    assert second not in (None, first)
+    assert log_key.public_keys() == [first, second], "the old one still checks old notes"
+    assert await log_key.sign(b"a note\n")
+    assert [k.name for k in log_keys(domain.audit)] == ["keyd/log", "keyd/log-2"]
+
+
 async def test_the_log_key_says_when_it_cannot_sign(domain: Domain) -> None:
     log_key = LogKey(
         token="main",
@@ -507,6 +536,7 @@ async def test_the_log_key_says_when_it_cannot_sign(domain: Domain) -> None:
         device=domain.device,
         enrolment=domain.enrolment,
         clock=domain.clock,
+        get_flag=domain.audit.get_flag,
     )
     with pytest.raises(KeydError, match="not made yet"):
         await log_key.sign(b"note\n")
