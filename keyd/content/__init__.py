@@ -1,5 +1,11 @@
-"""What a payload says: bytes in, a Statement out, without any I/O."""
+"""What bytes say: metadata and certificates in, readable facts out, without any I/O.
 
-from keyd.content.metadata import MAX_PAYLOAD_BYTES, read
+The strict reader is ``parse``; everything it refuses is a ContentError with a reason. ``read`` only
+names the role, never raises, and takes untidy bytes as well.
+"""
 
-__all__ = ["MAX_PAYLOAD_BYTES", "read"]
+from keyd.content.canonical import MAX_PAYLOAD_BYTES
+from keyd.content.metadata import read
+from keyd.content.reader import Content, parse, parse_document
+
+__all__ = ["MAX_PAYLOAD_BYTES", "Content", "parse", "parse_document", "read"]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyd.content import MAX_PAYLOAD_BYTES, read
-from keyd.content.metadata import MAX_CONTAINERS, MAX_MEMBERS
+from keyd.content.canonical import MAX_CONTAINERS, MAX_MEMBERS
 from keyd.model import Statement
 
 OPAQUE = Statement()
