@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import resource
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 
 import grpc
 
@@ -28,6 +26,7 @@ from keyd.journal import set_up_logging
 from keyd.keys import Keys
 from keyd.logkey import LogKey
 from keyd.logreads import LogReads
+from keyd.machine import make_folder, raise_open_files
 from keyd.model import SYSTEM, Caller, EntryDraft, Outcome
 from keyd.policy import FilePolicy
 from keyd.report import NOT_SIGNING, Report
@@ -37,17 +36,17 @@ from keyd.server.metrics import Metrics
 from keyd.server.services import Services, add_services, build_services
 from keyd.signing import Signing
 from keyd.store.store import Store, open_store
+from keyd.tending import Tending
 from keyd.tokens import Tokens
 from keyd.tokenwatch import TokenWatch
+from keyd.unbroken import Unbroken
 
 log = logging.getLogger("keyd")
 
-_HEALTH_INTERVAL_S = 0.25
 _CHECK_THREADS = 2
 _FIRST_SETTLE_S = 5.0
 """What a crash left on the tokens is settled before callers are let in, unless that takes longer;
 it then goes on beside them."""
-_MAX_OPEN_FILES = 65_536
 
 
 class SystemClock:
@@ -75,10 +74,15 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    # Until the daemon can reload: else a SIGHUP that comes early would end it.
+    reload_asked = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, reload_asked.set)
     async with contextlib.AsyncExitStack() as stack:
         daemon = Daemon(config, stack, dev=dev)
         await daemon.start()
         loop.add_signal_handler(signal.SIGHUP, daemon.reload_soon)
+        if reload_asked.is_set():
+            daemon.reload_soon()
         if ready is not None:
             ready()
         sdnotify.notify(sdnotify.READY)
@@ -100,7 +104,7 @@ class Daemon:
         self._policy = FilePolicy(config.server.policy)
         self._doors: list[Door] = []
         self._servers: list[grpc.aio.Server] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Unbroken()
 
     @property
     def addresses(self) -> list[str]:
@@ -123,6 +127,8 @@ class Daemon:
             self._stack.callback(door.close)
             self._doors.append(door)
 
+        # Ended after the drain, so that systemd's watchdog is fed as long as that takes.
+        self._stack.callback(self._background.cancel)
         await self._build(store)
         # Ended after the log, whose last checkpoint is signed on a token.
         self._stack.push_async_callback(self._device.stop)
@@ -143,7 +149,13 @@ class Daemon:
             taken = await pages.start(host, port)
             self._stack.push_async_callback(pages.stop)
             log.info("metrics", extra={"at": f"http://{host}:{taken}/metrics"})
-        self._run(self._tend())
+        tending = Tending(
+            set_health=self._set_health,
+            catch_up=self._watch.catch_up,
+            refusals=self._log.refusals,
+            metrics=self._metrics,
+        )
+        self._background.start(tending.run())
 
     async def _build(self, store: Store) -> None:
         config = self._config
@@ -192,6 +204,7 @@ class Daemon:
             enrolment=self._enrolment,
             log_key=self._log_key,
             log_key_made=self._use_log_key,
+            tokens=self._device.tokens,
             metrics=self._metrics,
         )
         self._report = Report(
@@ -217,23 +230,25 @@ class Daemon:
             read_content=content.read,
             workers=workers,
         )
-        self._stack.push_async_callback(signing.drain)
-        self._stack.push_async_callback(self._enrolment.drain)
+        keys = Keys(
+            gate=self._gate,
+            registry=store.registry,
+            device=self._device,
+            audit=self._log,
+            clock=self._clock,
+            enrolment=self._enrolment,
+            check_clock=self._log.check_clock,
+            destroy_wait_s=self._config.server.destroy_wait_days * 86_400,
+        )
+        tokens = Tokens(
+            gate=self._gate, device=self._device, audit=self._log, registry=store.registry
+        )
+        for room in (signing, self._enrolment, keys, tokens):
+            self._stack.push_async_callback(room.drain)
         return build_services(
             signing=signing,
-            keys=Keys(
-                gate=self._gate,
-                registry=store.registry,
-                device=self._device,
-                audit=self._log,
-                clock=self._clock,
-                enrolment=self._enrolment,
-                check_clock=self._log.check_clock,
-                destroy_wait_s=self._config.server.destroy_wait_days * 86_400,
-            ),
-            tokens=Tokens(
-                gate=self._gate, device=self._device, audit=self._log, registry=store.registry
-            ),
+            keys=keys,
+            tokens=tokens,
             audit=LogReads(self._log, store),
             authorize=self._gate.authorize,
             policy=lambda: self._policy,
@@ -292,7 +307,7 @@ class Daemon:
 
     def reload_soon(self) -> None:
         """SIGHUP: read the policy again; TLS files are read again whenever they change."""
-        self._run(self._reload())
+        self._background.start(self._reload())
 
     async def _reload(self) -> None:
         sdnotify.notify(sdnotify.RELOADING)
@@ -305,24 +320,8 @@ class Daemon:
         except ConfigError as e:
             log.error("the old policy stays in force", extra={"why": e.message})
             await self._record("policy-reload", e.message, error=e)
-        sdnotify.notify(sdnotify.READY)
-
-    async def _tend(self) -> None:
-        """Keep the health service true, and tell systemd that the event loop turns."""
-        interval_s = sdnotify.watchdog_interval_s()
-        loop = asyncio.get_running_loop()
-        told = loop.time()
-        refusals = self._log.refusals
-        collapsed = dropped = 0
-        while True:
-            await asyncio.sleep(min(_HEALTH_INTERVAL_S, interval_s or _HEALTH_INTERVAL_S))
-            self._set_health()
-            self._metrics.refusals_collapsed(refusals.collapsed - collapsed)
-            self._metrics.refusals_dropped(refusals.dropped - dropped)
-            collapsed, dropped = refusals.collapsed, refusals.dropped
-            if interval_s is not None and loop.time() - told >= interval_s / 2:
-                told = loop.time()
-                sdnotify.notify(sdnotify.WATCHDOG)
+        finally:
+            sdnotify.notify(sdnotify.READY)
 
     def _set_health(self) -> None:
         self._health.set_serving(daemon=True, signing=self._report.health() != NOT_SIGNING)
@@ -341,29 +340,3 @@ class Daemon:
             await self._log.record(entry)
         except KeydError as e:
             log.error("%s is not in the audit log", action, extra={"why": e.message})
-
-    def _run(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        self._stack.callback(task.cancel)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder only this user can enter, unless it is there (systemd makes its own).
-
-    Raises:
-        ConfigError: it cannot be made.
-    """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as e:
-        raise ConfigError(f"{folder}: cannot be made: {e.strerror}", file=folder) from e
-
-
-def raise_open_files() -> None:
-    """Raise the soft limit on open files: connections, token hosts and the database share it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_OPEN_FILES)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -99,16 +99,18 @@ class Enrolment:
         version: KeyVersion,
         *,
         before: Sequence[Effect] = (),
+        after: Sequence[Effect] = (),
         activate: bool = False,
         said: str = "",
     ) -> None:
         """Generate ``version`` on its token and enable it. A caller that leaves does not stop it.
 
-        ``before``: effects that belong to the intent entry. The first version of a key is
-        activated in any case; another with ``activate``, unless the key is bound by then.
+        ``before``, ``after``: effects that belong to the intent and the outcome entry. The first
+        version of a key is activated in any case; another with ``activate``, unless the key is
+        bound by then.
         """
         await self._unbroken.run(
-            self._generate(caller, action, key, version, before, activate, said)
+            self._generate(caller, action, key, version, before, activate, said, after)
         )
 
     async def drain(self) -> None:
@@ -124,6 +126,7 @@ class Enrolment:
         before: Sequence[Effect],
         activate: bool,
         said: str,
+        after: Sequence[Effect] = (),
     ) -> None:
         # Not name and number: a second creation of the same name ends first and must not unmark.
         mark = version.object_id
@@ -147,7 +150,7 @@ class Enrolment:
                     version.object_id,
                     f"{key.name}/{version.number}",
                 )
-                await self._enable(caller, action, key, version, found, activate, said)
+                await self._enable(caller, action, key, version, found, activate, said, after)
             except AuditUnavailableError:
                 raise
             except KeydError as e:
@@ -165,6 +168,7 @@ class Enrolment:
         found: TokenObject,
         activate: bool,
         said: str,
+        after: Sequence[Effect] = (),
     ) -> None:
         check_attributes(found)
         await check_signs(self._device, key.token, key.algorithm, key.scheme, found)
@@ -184,7 +188,8 @@ class Enrolment:
                 public_key=done.public_key,
                 keyids=ids,
                 token_serial=done.token_serial,
-            )
+            ),
+            *after,
         ]
         # As the key is now: generation took its time, and the key may be bound since.
         now = self._registry.find(key.name) or key

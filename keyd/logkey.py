@@ -107,6 +107,11 @@ class LogKey:
             if version.public_key
         ]
 
+    @property
+    def is_wanted(self) -> bool:
+        """True while ensure() has something to make."""
+        return not log_keys(self._registry) or self._is_to_be_replaced
+
     async def ensure(self) -> None:
         """Make it if it is not there, or a new one if a person asked for it; the token has to be
         READY.
@@ -114,9 +119,9 @@ class LogKey:
         Raises:
             KeydError: the token cannot; tried again when the token is ready the next time.
         """
-        keys = log_keys(self._registry)
-        if keys and not self._is_to_be_replaced:
+        if not self.is_wanted:
             return
+        keys = log_keys(self._registry)
         caller = Caller(SYSTEM, "log-key")
         for algorithm in _ALGORITHMS:
             key = self._new_key(_name(len(keys) + 1), algorithm)
@@ -139,7 +144,9 @@ class LogKey:
                     Action.CREATE,
                     key,
                     version,
-                    before=(InsertKey(key), SetFlag(REPLACE, None)),
+                    before=(InsertKey(key),),
+                    # Not before: what a crash undoes is still asked for.
+                    after=(SetFlag(REPLACE, None),),
                 )
             except MechanismMissingError:
                 if algorithm is _ALGORITHMS[-1]:

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from keyd.device.events import EventKind, TokenEvent
 from keyd.enrolment import Enrolment
 from keyd.errors import KeydError
 from keyd.logkey import LogKey
-from keyd.model import SYSTEM, Action, AuditLog, Caller, EntryDraft, Outcome
+from keyd.model import (
+    SYSTEM,
+    Action,
+    AuditLog,
+    Caller,
+    EntryDraft,
+    Outcome,
+    TokenState,
+    TokenStatus,
+)
 from keyd.server.metrics import Metrics
+from keyd.unbroken import Unbroken
 
 log = logging.getLogger("keyd.token")
+
+_LONGEST_PAUSE = 512
+"""Calls of catch_up() between two tries, at most; each try that leaves something doubles it."""
 
 _LEVELS = {
     EventKind.UNLOCKED: logging.INFO,
@@ -32,15 +45,18 @@ class TokenWatch:
         enrolment: Enrolment,
         log_key: LogKey,
         log_key_made: Callable[[], Awaitable[None]],
+        tokens: Callable[[], Sequence[TokenStatus]],
         metrics: Metrics,
     ) -> None:
-        """``log_key_made`` is called once the log key exists."""
+        """``log_key_made`` is called once the log key exists. ``tokens``: as they stand now."""
         self._audit = audit
         self._enrolment = enrolment
         self._log_key = log_key
         self._log_key_made = log_key_made
+        self._tokens = tokens
         self._metrics = metrics
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._work = Unbroken()
+        self._pause = self._passed = 0
         self._settling = asyncio.Lock()
 
     def on_event(self, event: TokenEvent) -> None:
@@ -55,9 +71,27 @@ class TokenWatch:
             self._metrics.host_restarted(event.token)
         entry = _entry(event)
         if entry is not None:
-            self._start(self._record(entry))
+            self._work.start(self._record(entry))
         if event.kind in (EventKind.UNLOCKED, EventKind.RETURNED):
-            self._start(self._ready(event.token))
+            self._pause = self._passed = 0
+            self._work.start(self._ready(event.token))
+
+    def catch_up(self) -> None:
+        """Take up what failed though its token is READY, as after a full disk or a host that
+        died and came back: no event tells of that. Called again and again; never blocks."""
+        unfinished = self._enrolment.unsettled()
+        if self._log_key.is_wanted:
+            unfinished.add(self._log_key.token)
+        ready = {t.name for t in self._tokens() if t.state is TokenState.READY}
+        if not unfinished & ready:
+            self._pause = self._passed = 0
+            return
+        self._passed += 1
+        if self._passed <= self._pause or self._settling.locked():
+            return
+        self._pause, self._passed = min(2 * self._pause + 1, _LONGEST_PAUSE), 0
+        for token in sorted(unfinished & ready):
+            self._work.start(self._ready(token))
 
     async def _ready(self, token: str) -> None:
         """A token signs (again): settle what a crash left on it, and make the log key."""
@@ -69,25 +103,19 @@ class TokenWatch:
                     await self._log_key_made()
         except KeydError as e:
             log.warning(
-                "not finished, tried again when the token is ready the next time",
+                "not finished, tried again later",
                 extra={"token": token, "why": e.message},
             )
 
     async def idle(self) -> None:
         """Wait for what is under way."""
-        if self._tasks:
-            await asyncio.wait(list(self._tasks))
+        await self._work.drain()
 
     async def _record(self, entry: EntryDraft) -> None:
         try:
             await self._audit.record(entry)
         except KeydError as e:
             log.error("a token's event is not in the log", extra={"why": e.message})
-
-    def _start(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _entry(event: TokenEvent) -> EntryDraft | None:

@@ -35,10 +35,28 @@ class Unbroken:
             task.add_done_callback(_tell_fault)
             raise
 
+    def start(self, work: Coroutine[Any, Any, object]) -> None:
+        """Do the work without anybody who waits; if it fails, that is told."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        task.add_done_callback(_tell_failure)
+
+    def cancel(self) -> None:
+        """End what runs; for work without an end of its own."""
+        for task in self._running:
+            task.cancel()
+
     async def drain(self) -> None:
         """Wait until what callers left behind is finished."""
         while self._running:
             await asyncio.wait(list(self._running))
+
+
+def _tell_failure(task: asyncio.Task[Any]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        log.error("work of the daemon failed", exc_info=error)
 
 
 def _tell_fault(task: asyncio.Task[Any]) -> None:

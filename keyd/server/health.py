@@ -39,7 +39,9 @@ class Health(health_pb2_grpc.HealthServicer):
         self._watchers = 0
 
     def set_serving(self, *, daemon: bool, signing: bool) -> None:
-        """``daemon``: calls are taken. ``signing``: and signatures can be made."""
+        """``daemon``: calls are taken. ``signing``: and signatures can be made. Once the daemon
+        drains nothing is served any more, whatever is said here."""
+        daemon = daemon and not self._ended.is_set()
         statuses = dict.fromkeys(SERVICES, _answer(daemon))
         statuses[SIGNING_SERVICE] = _answer(daemon and signing)
         if statuses != self._statuses:
