@@ -5,7 +5,8 @@ form (``_type`` with a capital, no ``spec_version``). This reader takes more tha
 reader.py, which rules for bound keys rely on: whitespace and odd insides do not hide a role, so
 that a grant for opaque bytes only cannot be used to sign a root that is merely untidy. What cannot
 be understood without doubt is opaque: two readers of a JSON text with a doubled key may see
-different versions, so keyd claims to see none.
+different versions, so keyd claims to see none. Go's encoding/json, with which Notary and go-tuf
+read, takes a key in any case for the one it looks for: ``_type`` beside ``_TYPE`` is doubled too.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def read(payload: bytes) -> Statement:
         signed = load(payload)
     except ContentError:
         return _OPAQUE
-    return _statement(signed) if isinstance(signed, dict) else _OPAQUE
+    if not isinstance(signed, dict) or len({name.casefold() for name in signed}) != len(signed):
+        return _OPAQUE
+    return _statement(signed)
 
 
 def _statement(signed: Mapping[str, object]) -> Statement:

@@ -202,3 +202,16 @@ def test_odd_insides_give_a_short_printable_summary(inside: dict[str, Any], type
 
     assert len(statement.summary) < 300
     assert statement.summary.isprintable()
+
+
+@pytest.mark.parametrize(
+    "also",
+    [{"_Type": "root"}, {"_TYPE": "Root"}, {"Version": 1}, {"ver\u017fion": 1}, {"EXPIRES": "x"}],
+    ids=str,
+)
+def test_a_second_reading_by_a_reader_that_ignores_case_is_opaque(also: dict[str, Any]) -> None:
+    assert read(signed(**also)) == OPAQUE
+
+
+def test_files_whose_names_differ_in_case_alone_hide_nothing() -> None:
+    assert read(signed(targets={"README": {}, "readme": {}})).kind == "targets"
