@@ -117,7 +117,8 @@ _PARSERS = {"Root": _root, "Targets": _targets, "Snapshot": _snapshot, "Timestam
 def _target(fields: Fields) -> TargetFile:
     length = fields.integer("length", 0)
     digests = base64_digests(fields.object("hashes"))
-    custom = fields.take("custom") if fields.has("custom") else None
+    # null stays among the unknown, so that it is told from no custom at all
+    custom = fields.take("custom") if fields.rest().get("custom") is not None else None
     return TargetFile(length=length, hashes=digests, custom=custom, unknown=fields.rest())
 
 

@@ -19,6 +19,7 @@ The words of the fact ``problem``:
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 
 from keyd.errors import ContentError
@@ -36,16 +37,27 @@ def refuse(problem: str, message: str, *, field: str = "") -> ContentError:
 
 
 def printable(text: str, limit: int = MAX_SHOWN_CHARS) -> str:
-    """A text from a payload, made safe for terminals and logs, cut to ``limit`` characters.
+    """A text from a payload, made safe for terminals and logs.
 
-    What is not printable, or would reorder its neighbours (bidi controls), becomes an escape:
-    nobody shall consent to a name that only looks like another.
+    What is not printable, or would reorder or merge with its neighbours, becomes an escape:
+    nobody shall consent to a name that only looks like another. Of more than ``limit`` characters
+    the first stay, with the length and the start of the whole text's SHA-256, so that two
+    different texts never look alike.
     """
-    cut = text if len(text) <= limit else text[: limit - 3]
-    shown = "".join(c if _is_plain(c) else c.encode("unicode_escape").decode() for c in cut)
-    return shown if len(cut) == len(text) else shown + "..."
+    shown = "".join(c if _is_plain(c) else _escaped(c) for c in text[:limit])
+    if len(text) <= limit:
+        return shown
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{shown}...[{len(text)} characters, sha256 {digest[:16]}]"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def _is_plain(character: str) -> bool:
-    # A combining mark (category M) would change the look of the character before it.
+    # A backslash is escaped like the rest, or it could feign an escape; a combining mark
+    # (category M) would change the look of the character before it.
+    if character.isascii():
+        return character.isprintable() and character != "\\"
     return character.isprintable() and unicodedata.category(character)[0] != "M"

@@ -109,7 +109,8 @@ _PARSERS = {"root": _root, "targets": _targets, "snapshot": _snapshot, "timestam
 def _target(fields: Fields) -> TargetFile:
     length = fields.integer("length", 0)
     hashes = hex_digests(fields.object("hashes"))
-    custom = fields.take("custom") if fields.has("custom") else None
+    # null stays among the unknown, so that it is told from no custom at all
+    custom = fields.take("custom") if fields.rest().get("custom") is not None else None
     return TargetFile(length=length, hashes=hashes, custom=custom, unknown=fields.rest())
 
 
