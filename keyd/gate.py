@@ -20,6 +20,7 @@ from keyd.model import (
     Registry,
     Statement,
 )
+from keyd.policy.rules import NO_GRANT
 
 RESERVED = "keyd/"
 """Names that start so belong to the daemon (the log key); no grant reaches them."""
@@ -84,6 +85,11 @@ class Gate:
     def may(self, caller: Caller, action: Action, name: str) -> bool:
         """True when the policy allows it; for filtering lists, never for granting."""
         return self._policy.decide(caller.principal, action, name).allowed
+
+    def is_stranger(self, caller: Caller, action: Action, name: str) -> bool:
+        """True when no content could make the policy allow it; for saving work, never for
+        granting."""
+        return self._policy.decide(caller.principal, action, name).rule == NO_GRANT
 
     def get(self, caller: Caller, name: str) -> Key:
         """The key, for a caller who may see it.

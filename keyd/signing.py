@@ -116,7 +116,7 @@ class Signing:
     ) -> list[Signed | KeydError]:
         results: dict[int, Signed | KeydError] = {}
         plans: list[Plan] = []
-        statements = await self._read_all(requests)
+        statements = await self._read_all(caller, requests)
         for place, request in enumerate(requests):
             if place % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(0)
@@ -147,10 +147,20 @@ class Signing:
 
     # ------------------------------------------------------------------------------- plan
 
-    async def _read_all(self, requests: Sequence[SignRequest | KeydError]) -> list[Statement]:
-        """What each payload says. Large ones are read on a worker thread: they come from callers
-        of whom nothing is decided yet, and must not hold up the others."""
-        messages = [b"" if isinstance(r, KeydError) else r.message or b"" for r in requests]
+    async def _read_all(
+        self, caller: Caller, requests: Sequence[SignRequest | KeydError]
+    ) -> list[Statement]:
+        """What each payload says. Large ones are read on a worker thread, since reading must not
+        hold up others; what comes from strangers to the key is refused whatever it says, unread.
+        """
+
+        def to_read(request: SignRequest | KeydError) -> bytes:
+            if isinstance(request, KeydError) or request.message is None:
+                return b""
+            stranger = self._gate.is_stranger(caller, Action.SIGN, request.key)
+            return b"" if stranger else request.message
+
+        messages = [to_read(request) for request in requests]
 
         def read() -> list[Statement]:
             return [self._read_content(m) if m else _OPAQUE for m in messages]

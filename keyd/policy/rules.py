@@ -33,7 +33,10 @@ ACTION_SETS = {
 KINDS = ("root", "targets", "snapshot", "timestamp", "opaque")
 """What content can be recognised as; opaque is everything else, digests included."""
 
-_NO_GRANT = Decision(False, "no grant")
+NO_GRANT = "no grant"
+"""Decision.rule where nothing allows the action on that name, whatever the content."""
+
+_NO_GRANT = Decision(False, NO_GRANT)
 _MAX_PRINCIPALS_CACHED = 1024
 _MAX_QUESTIONS_CACHED = 32_768
 

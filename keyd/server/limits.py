@@ -24,7 +24,8 @@ class Limits:
 
     ``max_calls``: calls in progress, all callers together; ``max_calls_per_principal``: of one.
     ``max_streams`` and ``max_streams_per_principal``: open TailEntries. ``max_request_bytes``: one
-    request as it comes over the wire; ``max_bytes_in_flight``: all requests in progress together.
+    request as it comes over the wire; ``max_bytes_in_flight``: all requests in progress together,
+    half of it those of one principal.
     ``max_message_bytes``: one message to sign. ``max_page_bytes``: a page of an answer ends before
     it grows beyond this (clients take 4 MiB by default). ``retry_after_s``: what refused callers
     are told to wait.
@@ -70,6 +71,7 @@ class Slots:
         self._retry_after_s = retry_after_s
         self._what = what
         self._held: Counter[str] = Counter()
+        self._held_bytes: Counter[str] = Counter()
         self._bytes = 0
 
     @property
@@ -91,13 +93,18 @@ class Slots:
             raise self._refusal(f"{self._total} {self._what} are in progress", "total")
         if self._bytes and self._bytes + size_bytes > self._total_bytes:
             raise self._refusal(f"{self._bytes} bytes of requests are in progress", "bytes")
+        own = self._held_bytes[principal]
+        if own and own + size_bytes > self._total_bytes // 2:
+            raise self._refusal(f"{principal} has {own} bytes of requests in progress", "bytes")
         self._held[principal] += 1
+        self._held_bytes[principal] += size_bytes
         self._bytes += size_bytes
 
         def give_back() -> None:
             self._held[principal] -= 1
+            self._held_bytes[principal] -= size_bytes
             if not self._held[principal]:
-                del self._held[principal]
+                del self._held[principal], self._held_bytes[principal]
             self._bytes -= size_bytes
 
         return give_back

@@ -45,6 +45,7 @@ from keyd.model import (
     Signed,
     SignJob,
     SignRequest,
+    Statement,
     StoredSignature,
     TokenState,
     VersionState,
@@ -583,6 +584,23 @@ async def test_what_a_key_is_bound_to_is_not_told_to_a_stranger(domain: Domain) 
 
     with pytest.raises(PolicyDeniedError):
         await domain.signing.sign(STRANGER, ask(context=Context("evil", "targets")))
+
+
+async def test_what_a_stranger_sends_is_not_even_read(domain: Domain) -> None:
+    read: list[bytes] = []
+
+    def counted(payload: bytes) -> Statement:
+        read.append(payload)
+        return Statement()
+
+    domain.signing._read_content = counted
+    await domain.a_key()
+
+    with pytest.raises(PolicyDeniedError):
+        await domain.signing.sign(STRANGER, ask(message=targets(1)))
+    await domain.signing.sign(CI, ask(message=targets(2)))
+
+    assert read == [targets(2)]
 
 
 async def test_nobody_signs_with_the_log_key(domain: Domain) -> None:

@@ -50,6 +50,19 @@ def test_large_requests_are_bounded_together_but_one_alone_always_fits() -> None
     slots.take("b", 100)
 
 
+def test_one_caller_cannot_take_the_bytes_of_the_others() -> None:
+    slots = some_slots()
+    give_back = slots.take("greedy", 40)
+
+    with pytest.raises(RateLimitedError) as e:
+        slots.take("greedy", 20)
+    slots.take("modest", 50)
+    give_back()
+
+    assert e.value.facts["limit"] == "bytes"
+    slots.take("greedy", 20)
+
+
 def test_a_refusal_takes_nothing_and_what_is_given_back_can_be_taken_again() -> None:
     slots = some_slots(per_principal=1)
 
