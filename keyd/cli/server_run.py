@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import resource
 from collections.abc import Callable
 
 import uvloop
 
-from keyd.app import serve
+# Token hosts are exec'd; grpc's own fork handlers would only complain about it on standard error.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+from keyd.app import serve  # after the variable: grpc reads it when it is imported
 from keyd.config import Config
 
 _PR_SET_DUMPABLE = 4
