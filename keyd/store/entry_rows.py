@@ -36,7 +36,7 @@ def _insert_sql(rows: int, mark: str) -> str:
 
 def insert_entries(connection: Connection, new: Sequence[NewEntry]) -> None:
     """Append rows, in as few statements as the driver takes."""
-    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    mark = parameter_mark(connection)
     start = 0
     for size in _CHUNKS:
         while len(new) - start >= size:
@@ -50,6 +50,11 @@ def insert_entries(connection: Connection, new: Sequence[NewEntry]) -> None:
                 # One entry's lone surrogate must not stop its neighbours.
                 connection.exec_driver_sql(sql, tuple(map(_printable, values)))
             start += size
+
+
+def parameter_mark(connection: Connection) -> str:
+    """What stands for a value in a statement that goes to the driver as it is."""
+    return "?" if connection.dialect.paramstyle == "qmark" else "%s"
 
 
 def _printable(value: Any) -> Any:

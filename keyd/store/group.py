@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from keyd.errors import KeydError
 from keyd.model import (
@@ -23,24 +23,24 @@ from keyd.model import (
     UpdateVersion,
 )
 from keyd.store import key_rows
-from keyd.store.entry_rows import insert_entries, kept_marks
+from keyd.store.entry_rows import insert_entries, kept_marks, parameter_mark
 from keyd.store.plan import Plan
 from keyd.store.registry import Changes
-from keyd.store.schema import from_microseconds, to_microseconds, tree, tree_nodes
+from keyd.store.schema import from_microseconds, to_microseconds, tree_nodes
 
 _HASH_BYTES = 32
 
 
 def read_head(connection: Connection, *, lock: bool = False) -> TreeHead:
     """The tree row. ``lock``: hold it to the transaction's end (SQLite holds more already)."""
-    query = select(tree.c.size, tree.c.frontier, tree.c.last_time)
-    row = connection.execute(query.with_for_update() if lock else query).one()
+    # As text: once a commit, and putting a query together costs more than running this one.
+    held = " FOR UPDATE" if lock and connection.dialect.name != "sqlite" else ""
+    rows = connection.exec_driver_sql(f"SELECT size, frontier, last_time FROM tree{held}")  # noqa: S608
+    size, hashes, last_time = rows.one()
     frontier = tuple(
-        row.frontier[start : start + _HASH_BYTES]
-        for start in range(0, len(row.frontier), _HASH_BYTES)
+        hashes[start : start + _HASH_BYTES] for start in range(0, len(hashes), _HASH_BYTES)
     )
-    last_time = None if row.last_time is None else from_microseconds(row.last_time)
-    return TreeHead(row.size, frontier, last_time)
+    return TreeHead(size, frontier, None if last_time is None else from_microseconds(last_time))
 
 
 class StoreGroup:
@@ -89,12 +89,11 @@ class StoreGroup:
         self.kept_marks += kept_marks(entries)
         if nodes:
             self._connection.execute(tree_nodes.insert(), [node._asdict() for node in nodes])
-        self._connection.execute(
-            tree.update().values(
-                size=head.size,
-                frontier=b"".join(head.frontier),
-                last_time=None if head.last_time is None else to_microseconds(head.last_time),
-            )
+        last_time = None if head.last_time is None else to_microseconds(head.last_time)
+        mark = parameter_mark(self._connection)
+        self._connection.exec_driver_sql(
+            f"UPDATE tree SET size = {mark}, frontier = {mark}, last_time = {mark}",  # noqa: S608
+            (head.size, b"".join(head.frontier), last_time),
         )
 
 
