@@ -52,6 +52,9 @@ def compare_unknown(
 ) -> Iterator[Change]:
     """Fields keyd does not know, that came, went or changed."""
     for name in sorted(before.keys() | after.keys()):
+        # By their texts: to Python 1 equals true, to readers of JSON it does not.
+        if name in before and name in after and repr(before[name]) == repr(after[name]):
+            continue
         old = shown(before[name]) if name in before else ""
         new = shown(after[name]) if name in after else ""
         if old != new:

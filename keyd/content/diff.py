@@ -105,7 +105,7 @@ def _files(
             yield Change(
                 kind, printable(name), describe.target(old), "", grave=isinstance(old, MetaFile)
             )
-        elif new != old:
+        elif new != old or _differs_within(old, new):
             yield Change(
                 kind,
                 printable(name),
@@ -116,6 +116,12 @@ def _files(
     for name, new in after.items():
         if name not in before:
             yield Change(kind, printable(name), "", describe.target(new))
+
+
+def _differs_within(old: TargetFile | MetaFile, new: TargetFile | MetaFile) -> bool:
+    """True for 1 against true in what keyd does not know, which are equal to Python."""
+    has_more = bool(old.unknown) or (isinstance(old, TargetFile) and old.custom is not None)
+    return has_more and describe.target(old) != describe.target(new)
 
 
 def _goes_back(old: TargetFile | MetaFile, new: TargetFile | MetaFile) -> bool:

@@ -53,7 +53,8 @@ def compare_keys(
     for keyid in sorted(before.keys() | after.keys()):
         old, new = before.get(keyid), after.get(keyid)
         if old is not None and new is not None:
-            if old != new:
+            # 1 and true in an unknown field are equal to Python, not to readers of JSON.
+            if old != new or describe.key(old, keyid) != describe.key(new, keyid):
                 yield _key_object(keyid, old, new)
         elif old is None and (keyid in used_before or keyid not in used_after):
             # A role named it before it was there, or none does.

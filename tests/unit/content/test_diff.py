@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -196,6 +197,31 @@ def test_a_change_is_shown(
     make: Callable[[], dict[str, Any]], edit: Callable[[Any], object], wanted: list[str]
 ) -> None:
     assert changes(make, edit) == wanted
+
+
+@pytest.mark.parametrize(
+    ("make", "path"),
+    [
+        (a_root, ("x-a",)),
+        (a_root, ("keys", "k2", "x-a")),
+        (a_root, ("roles", "root", "x-a")),
+        (a_targets_file, ("targets", "a", "custom")),
+        (a_targets_file, ("targets", "a", "x-a")),
+        (a_targets_file, ("delegations", "x-a")),
+        (a_snapshot, ("meta", "d1.json", "x-a")),
+    ],
+    ids=str,
+)
+def test_one_and_true_are_told_apart(
+    make: Callable[[], dict[str, Any]], path: tuple[str, ...]
+) -> None:
+    before, after = copy.deepcopy(make()), copy.deepcopy(make())
+    put(*path)(1)(before)
+    put(*path)(True)(after)
+
+    (change,) = compare(read(before), read(after))
+
+    assert change.before != change.after
 
 
 def test_another_key_under_a_known_id_is_grave() -> None:

@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from hypothesis import given
+from hypothesis import strategies as st
 
 from keyd.content import documents, envelope, parse_document
 from keyd.content.canonical import encode
+from keyd.content.describe import describe
 from keyd.content.verification import verify_threshold
 from keyd.errors import ContentError
 from tests.unit.content import notary_made as made
@@ -232,6 +237,43 @@ def test_a_delegation_outside_the_hierarchy_is_refused(name: str) -> None:
     role = {"keyids": [], "name": name, "paths": [""], "threshold": 1}
 
     refused(made.targets(delegations={"keys": {}, "roles": [role]}))
+
+
+SAMPLES = [
+    made.canonical(signed)
+    for signed in (a_root(), made.targets(), made.snapshot("root", "targets"))
+]
+
+
+@given(st.sampled_from(SAMPLES), st.data())
+def test_a_mutated_document_is_refused_or_reads_and_shows(
+    payload: bytes, data: st.DataObject
+) -> None:
+    place = data.draw(st.integers(0, len(payload) - 1))
+    mutated = payload[:place] + data.draw(st.binary(max_size=2)) + payload[place + 1 :]
+
+    try:
+        document = parse_document(mutated)
+    except ContentError:
+        return
+    assert all(line.isprintable() for line in describe(document))
+
+
+@given(st.integers(0, 1200), st.binary(min_size=1, max_size=4))
+def test_a_root_with_a_mutated_certificate_is_refused_or_reads(place: int, new: bytes) -> None:
+    pem = base64.b64decode(ROOT_KEY[1]["keyval"]["public"])
+    der = x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER)
+    place %= len(der)
+    mutated = der[:place] + new + der[place + len(new) :]
+    body = base64.encodebytes(mutated)
+    text = b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
+
+    try:
+        root = read(made.root(made.key_object("ecdsa-x509", text), OTHER_KEY))
+    except ContentError:
+        return
+    assert isinstance(root, documents.Root)
+    assert all(line.isprintable() for line in describe(root))
 
 
 def test_encoding_agrees_with_the_hand_made_documents() -> None:
