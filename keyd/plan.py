@@ -40,46 +40,70 @@ from keyd.model import (
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """An item that may be signed, and how. ``place``: its position in the batch;
-    ``policy_hash``: of the policy that ``decision`` is of."""
+class Terms:
+    """What is decided about an item apart from what it signs. ``policy_hash``: of the policy that
+    ``decision`` is of; ``fingerprint``: the version's."""
 
-    place: int
-    request: SignRequest
     key: Key
     version: KeyVersion
     scheme: Scheme
     encoding: Encoding
-    digest: Digest
     statement: Statement
     context: Context
     decision: Decision
     policy_hash: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An item that may be signed, and how. ``place``: its position in the batch."""
+
+    place: int
+    request: SignRequest
+    terms: Terms
+    digest: Digest
+
+    def covers(self, request: SignRequest, statement: Statement) -> bool:
+        """True when this plan's terms are what would be decided about the request too: it says
+        the same in everything they follow from. Only while nothing else had its turn."""
+        mine = self.request
+        return (
+            request.key == mine.key
+            and request.version == mine.version
+            and request.expected_public_key == mine.expected_public_key
+            and request.expected_keyid == mine.expected_keyid
+            and request.scheme is mine.scheme
+            and request.encoding is mine.encoding
+            and request.context == mine.context
+            and statement == self.terms.statement
+        )
 
     def identity(self, caller: Caller) -> SignatureKey:
         """What makes a later request the same one."""
+        terms = self.terms
         return SignatureKey(
-            caller.principal.id, self.key.name, self.version.number, self.scheme, self.digest
+            caller.principal.id, terms.key.name, terms.version.number, terms.scheme, self.digest
         )
 
     def job(self) -> SignJob:
         """The token host's part."""
-        message = self.request.message
-        payload = self.digest.value if self.scheme.hash or message is None else message
+        terms, message = self.terms, self.request.message
+        payload = self.digest.value if message is None or terms.scheme.hash else message
         return SignJob(
-            object_id=self.version.object_id,
-            public_key=self.version.public_key,
-            algorithm=self.key.algorithm,
-            scheme=self.scheme,
+            object_id=terms.version.object_id,
+            public_key=terms.version.public_key,
+            algorithm=terms.key.algorithm,
+            scheme=terms.scheme,
             payload=payload,
-            serial=self.version.token_serial,
+            serial=terms.version.token_serial,
         )
 
     def verify(self, raw: bytes) -> None:
         """Check the token's answer with the registered public key; BadSignatureError."""
-        message = self.request.message
-        signed = self.digest if self.scheme.hash or message is None else message
-        publickeys.verify(self.version.public_key, self.scheme, raw, signed)
+        terms, message = self.terms, self.request.message
+        signed = self.digest if message is None or terms.scheme.hash else message
+        publickeys.verify(terms.version.public_key, terms.scheme, raw, signed)
 
 
 def choose_version(key: Key, request: SignRequest) -> KeyVersion:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from keyd import publickeys
 from keyd.errors import BadSignatureError, DeadlineError, KeydError, TokenError
@@ -30,11 +30,22 @@ from keyd.model import (
     Statement,
     StoreSignature,
 )
-from keyd.plan import Plan, check_open
+from keyd.plan import Plan, Terms, check_open
 
 _OPAQUE = Statement()
+_NO_CONTEXT = Context()
 _AT_ONCE = 250
-"""Entries that are made between two looks at other callers."""
+"""Answers that are given between two looks at other callers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A signature that has its entry, encoded as asked; it leaves after a last look."""
+
+    plan: Plan
+    signature: bytes
+    log_index: int
+    replayed: bool = False
 
 
 class Release:
@@ -45,34 +56,21 @@ class Release:
         self._registry = registry
         self._audit = audit
 
-    def objection(self, caller: Caller, plan: Plan) -> KeydError | None:
-        """Why what was decided before must not leave now; None while nothing has changed."""
-        key = self._registry.find(plan.key.name)
-        version = key.find_version(plan.version.number) if key else None
-        try:
-            if self._gate.policy_hash != plan.policy_hash:
-                self._gate.decide(caller, Action.SIGN, plan.key.name, plan.statement, plan.context)
-            check_open(version or plan.version, self._registry.freeze_on(plan.key.name))
-        except KeydError as e:
-            return e
-        return None
-
     async def record(
         self, caller: Caller, plans: Sequence[Plan], outcomes: Sequence[bytes | KeydError]
-    ) -> dict[int, Signed | KeydError]:
-        """Write an entry for each; an answer for each, by place.
+    ) -> dict[int, Recorded | KeydError]:
+        """Write an entry for each; what came of each, by place.
 
         What the token itself did not do (it is away, locked, busy) is counted like a refusal:
         a key whose token is away must not be a way to fill the disk.
         """
-        results: dict[int, Signed | KeydError] = {}
+        results: dict[int, Recorded | KeydError] = {}
         signed: list[tuple[Plan, bytes]] = []
         items: list[tuple[EntryDraft, Sequence[Effect]]] = []
         kept: list[tuple[EntryDraft, Sequence[Effect]]] = []
         counted: list[EntryDraft] = []
-        for number, (plan, outcome) in enumerate(zip(plans, outcomes, strict=True), 1):
-            if number % _AT_ONCE == 0:
-                await asyncio.sleep(0)
+        look = _Look(self._gate, self._registry, caller)
+        for plan, outcome in zip(plans, outcomes, strict=True):
             if isinstance(outcome, KeydError):
                 results[plan.place] = outcome
                 failure = self._without_signature(caller, plan, outcome, Outcome.FAILED)
@@ -80,52 +78,63 @@ class Release:
                     counted.append(failure)
                 else:
                     kept.append((failure, ()))
-            elif (why := self.objection(caller, plan)) is not None:
+            elif (why := look.objection(plan.terms)) is not None:
                 results[plan.place] = why
                 kept.append((self._without_signature(caller, plan, why, Outcome.REFUSED), ()))
             else:
-                released = publickeys.encode(plan.key.algorithm, outcome, plan.encoding)
+                released = encode(plan, outcome)
                 sha256 = hashlib.sha256(released).hexdigest()
-                signed.append((plan, outcome))
+                signed.append((plan, released))
                 items.append((self._entry(caller, plan, sha256), (StoreSignature(outcome),)))
         receipts: Sequence[Receipt | KeydError] = []
         if items or kept:
             receipts = await self._audit.record_many([*items, *kept])
-        for (plan, raw), receipt in zip(signed, receipts, strict=False):
+        for (plan, released), receipt in zip(signed, receipts, strict=False):
             results[plan.place] = (
                 receipt
                 if isinstance(receipt, KeydError)
-                else self.answer(caller, plan, raw, receipt.index)
+                else Recorded(plan, released, receipt.index)
             )
         for failure in counted:
             await self._audit.refuse(failure)
         return results
 
-    def answer(
-        self, caller: Caller, plan: Plan, raw: bytes, log_index: int, *, replayed: bool = False
-    ) -> Signed | KeydError:
-        """The answer to a signature that has its entry, unless it must not leave any more."""
-        return self.objection(caller, plan) or answer(plan, raw, log_index, replayed=replayed)
+    async def answers(
+        self, caller: Caller, outcomes: Sequence[Recorded | Signed | KeydError]
+    ) -> list[Signed | KeydError]:
+        """The answers to items that were dealt with, in their order, and for signatures that must
+        not leave any more the error that says why."""
+        found: list[Signed | KeydError] = []
+        for start in range(0, len(outcomes), _AT_ONCE):
+            if start:
+                await asyncio.sleep(0)
+            look = _Look(self._gate, self._registry, caller)
+            found += [
+                (look.objection(o.plan.terms) or answer(o)) if isinstance(o, Recorded) else o
+                for o in outcomes[start : start + _AT_ONCE]
+            ]
+        return found
 
     def _entry(self, caller: Caller, plan: Plan, signature_sha256: str) -> EntryDraft:
+        terms = plan.terms
         return EntryDraft(
             action=Action.SIGN,
             outcome=Outcome.ALLOWED,
             caller=caller,
-            key=plan.key.name,
-            version=plan.version.number,
-            keyid=plan.version.keyids.get("tuf", ""),
-            fingerprint=plan.version.fingerprint,
-            token=plan.key.token,
-            token_serial=plan.version.token_serial,
-            scheme=plan.scheme,
-            encoding=plan.encoding,
+            key=terms.key.name,
+            version=terms.version.number,
+            keyid=terms.version.keyids.get("tuf", ""),
+            fingerprint=terms.fingerprint,
+            token=terms.key.token,
+            token_serial=terms.version.token_serial,
+            scheme=terms.scheme,
+            encoding=terms.encoding,
             digest=plan.digest,
             signature_sha256=signature_sha256,
-            statement=plan.statement if plan.statement.kind != _OPAQUE.kind else None,
-            context=plan.context if plan.context != Context() else None,
-            rule=plan.decision.rule,
-            policy_hash=plan.policy_hash,
+            statement=terms.statement if terms.statement.kind != _OPAQUE.kind else None,
+            context=terms.context if terms.context != _NO_CONTEXT else None,
+            rule=terms.decision.rule,
+            policy_hash=terms.policy_hash,
             said=plan.request.reason,
         )
 
@@ -141,17 +150,52 @@ class Release:
         )
 
 
-def answer(plan: Plan, raw: bytes, log_index: int, *, replayed: bool = False) -> Signed:
-    """What the caller gets; without a signature for a dry run."""
+class _Look:
+    """One look at what has changed since the decisions; good until others had their turn."""
+
+    def __init__(self, gate: Gate, registry: Registry, caller: Caller) -> None:
+        self._gate = gate
+        self._registry = registry
+        self._caller = caller
+        self._last: tuple[Terms, KeydError | None] | None = None
+
+    def objection(self, terms: Terms) -> KeydError | None:
+        """Why what was decided before must not leave now; None while nothing has changed."""
+        # Items of a batch mostly share their terms.
+        if self._last is None or self._last[0] is not terms:
+            self._last = terms, self._find_objection(terms)
+        return self._last[1]
+
+    def _find_objection(self, terms: Terms) -> KeydError | None:
+        name = terms.key.name
+        key = self._registry.find(name)
+        version = key.find_version(terms.version.number) if key else None
+        try:
+            if self._gate.policy_hash != terms.policy_hash:
+                self._gate.decide(self._caller, Action.SIGN, name, terms.statement, terms.context)
+            check_open(version or terms.version, self._registry.freeze_on(name))
+        except KeydError as e:
+            return e
+        return None
+
+
+def encode(plan: Plan, raw: bytes) -> bytes:
+    """A token's signature as the caller wants it."""
+    return publickeys.encode(plan.terms.key.algorithm, raw, plan.terms.encoding)
+
+
+def answer(recorded: Recorded) -> Signed:
+    """What the caller gets; a dry run has neither signature nor index."""
+    plan, terms = recorded.plan, recorded.plan.terms
     return Signed(
-        version=plan.version,
-        scheme=plan.scheme,
-        encoding=plan.encoding,
-        signature=publickeys.encode(plan.key.algorithm, raw, plan.encoding) if raw else b"",
+        version=terms.version,
+        scheme=terms.scheme,
+        encoding=terms.encoding,
+        signature=recorded.signature,
         digest=plan.digest,
-        log_index=log_index,
-        statement=plan.statement,
-        rule=plan.decision.rule,
-        replayed=replayed,
-        unbound=not plan.key.bindings,
+        log_index=recorded.log_index,
+        statement=terms.statement,
+        rule=terms.decision.rule,
+        replayed=recorded.replayed,
+        unbound=not terms.key.bindings,
     )

@@ -6,9 +6,10 @@
     check     with the registered public key, here in the daemon
     release   entry and signature in one durable transaction, then the answer (release.py)
 
-A batch is the same for many items at once; one item's error never touches its neighbours. The
-work belongs to a task of the daemon: a caller that leaves drops what no token host has yet, the
-rest completes and is logged.
+A batch is the same for many items, slice by slice, several slices under way at once; one item's
+error never touches its neighbours, and none is answered before the last one is done. The work
+belongs to a task of the daemon: a caller that leaves drops what no token host has yet, the rest
+completes and is logged.
 """
 
 from __future__ import annotations
@@ -35,21 +36,30 @@ from keyd.model import (
     Statement,
     check_encoding,
 )
-from keyd.plan import Plan, check_open, choose_version, digest_to_sign, find_context
-from keyd.release import Release, answer
+from keyd.plan import Plan, Terms, check_open, choose_version, digest_to_sign, find_context
+from keyd.release import Recorded, Release, answer, encode
 
 log = logging.getLogger(__name__)
 
 _CHECK_CHUNK = 128
 """Signatures verified in one go on a worker thread; keeps the event loop answering others."""
 
-_AT_ONCE = 250
-"""Items of a batch that are decided between two looks at other callers."""
+_SLICE = 250
+"""Items of a batch that go their way together: about a full frame for a token host, decided
+between two looks at other callers."""
+
+_SLICES_WITH_TOKENS = 3
+"""Of one batch. Two keep a host busy; what lies there longer waits for nothing."""
+
+_SLICES_UNDER_WAY = 6
+"""Of one batch; the others than those with the tokens are checked and logged meanwhile."""
 
 _READ_AT_ONCE_BYTES = 16 * 1024
 """Payloads up to this, together, are read on the event loop: less than a millisecond."""
 
 _OPAQUE = Statement()
+
+_Outcome = Recorded | Signed | KeydError
 
 
 class Signing:
@@ -114,35 +124,47 @@ class Signing:
         requests: Sequence[SignRequest | KeydError],
         gone: Callable[[], bool],
     ) -> list[Signed | KeydError]:
-        results: dict[int, Signed | KeydError] = {}
-        plans: list[Plan] = []
-        statements = await self._read_all(caller, requests)
-        for place, request in enumerate(requests):
-            if place % _AT_ONCE == _AT_ONCE - 1:
-                await asyncio.sleep(0)
-            if isinstance(request, KeydError):
-                results[place] = request
-                continue
-            try:
-                plan = self._plan(caller, place, request, statements[place])
-            except KeydError as e:
-                results[place] = e
-                await self._gate.refuse(caller, Action.SIGN, request.key, e)
-                continue
-            if request.dry_run:
-                results[place] = answer(plan, b"", -1)
-            else:
-                plans.append(plan)
+        """Slice by slice, so that a large batch keeps token, checks and log busy all at once."""
+        with_tokens = asyncio.Semaphore(_SLICES_WITH_TOKENS)
+        if len(requests) <= _SLICE:
+            outcomes = await self._slice(caller, requests, gone, with_tokens)
+            return await self._release.answers(caller, outcomes)
+        under_way = asyncio.Semaphore(_SLICES_UNDER_WAY)
 
+        async def work(start: int) -> list[_Outcome]:
+            async with under_way:
+                part = requests[start : start + _SLICE]
+                return await self._slice(caller, part, gone, with_tokens)
+
+        parts = await asyncio.gather(
+            *(work(start) for start in range(0, len(requests), _SLICE)), return_exceptions=True
+        )
+        outcomes = []
+        for part in parts:
+            if isinstance(part, BaseException):
+                raise part
+            outcomes += part
+        return await self._release.answers(caller, outcomes)
+
+    async def _slice(
+        self,
+        caller: Caller,
+        requests: Sequence[SignRequest | KeydError],
+        gone: Callable[[], bool],
+        with_tokens: asyncio.Semaphore,
+    ) -> list[_Outcome]:
+        results: dict[int, _Outcome] = {}
+        statements = await self._read_all(caller, requests)
+        plans = await self._plan_all(caller, requests, statements, results)
         try:
             fresh = await self._replay(caller, plans, results)
-            outcomes = await self._sign_on_tokens(fresh, gone)
+            async with with_tokens:
+                outcomes = await self._sign_on_tokens(fresh, gone)
             outcomes = await self._check(fresh, outcomes)
-            recorded = await self._release.record(caller, fresh, outcomes)
+            results |= await self._release.record(caller, fresh, outcomes)
         except KeydError as e:
             # Nothing that has no durable entry leaves, whatever was signed in memory.
-            recorded = {p.place: e for p in plans if p.place not in results}
-        results |= recorded
+            results |= {p.place: e for p in plans if p.place not in results}
         return [results[place] for place in range(len(requests))]
 
     # ------------------------------------------------------------------------------- plan
@@ -169,8 +191,51 @@ class Signing:
             return read()
         return await asyncio.get_running_loop().run_in_executor(self._workers, read)
 
-    def _plan(self, caller: Caller, place: int, request: SignRequest, statement: Statement) -> Plan:
-        """Decide everything that can be decided before a token is asked."""
+    async def _plan_all(
+        self,
+        caller: Caller,
+        requests: Sequence[SignRequest | KeydError],
+        statements: Sequence[Statement],
+        results: dict[int, _Outcome],
+    ) -> list[Plan]:
+        """Plans for the items that are to be signed; the others have their result."""
+        plans: list[Plan] = []
+        refused: list[tuple[str, KeydError]] = []
+        for place, request in enumerate(requests):
+            if isinstance(request, KeydError):
+                results[place] = request
+                continue
+            try:
+                plan = self._plan(caller, place, request, statements[place], plans[-1:])
+            except KeydError as e:
+                results[place] = e
+                refused.append((request.key, e))
+                continue
+            if request.dry_run:
+                results[place] = answer(Recorded(plan, b"", -1))
+            else:
+                plans.append(plan)
+        for name, error in refused:
+            await self._gate.refuse(caller, Action.SIGN, name, error)
+        return plans
+
+    def _plan(
+        self,
+        caller: Caller,
+        place: int,
+        request: SignRequest,
+        statement: Statement,
+        before: Sequence[Plan],
+    ) -> Plan:
+        """Decide everything that can be decided before a token is asked; once for neighbours
+        (``before``: the one, or none) that differ only in what they sign."""
+        if before and before[0].covers(request, statement):
+            terms = before[0].terms
+        else:
+            terms = self._terms(caller, request, statement)
+        return Plan(place, request, terms, digest_to_sign(terms.key, terms.scheme, request))
+
+    def _terms(self, caller: Caller, request: SignRequest, statement: Statement) -> Terms:
         key = self._registry.find(request.key)
         # The context may come from the bindings, and the policy shall see it: so it is worked out
         # first, but whether it fits is said only to those whom the policy lets in.
@@ -184,26 +249,23 @@ class Signing:
         scheme = request.scheme or key.scheme
         publickeys.check_scheme(key.algorithm, scheme)
         encoding = check_encoding(key.algorithm, request.encoding)
-        digest = digest_to_sign(key, scheme, request)
         self._audit.check_signing_allowed(bound=bool(key.bindings))
-        return Plan(
-            place=place,
-            request=request,
+        return Terms(
             key=key,
             version=version,
             scheme=scheme,
             encoding=encoding,
-            digest=digest,
             statement=statement,
             context=context,
             decision=decision,
             policy_hash=self._gate.policy_hash,
+            fingerprint=version.fingerprint,
         )
 
     # ------------------------------------------------------------------------------- sign
 
     async def _replay(
-        self, caller: Caller, plans: Sequence[Plan], results: dict[int, Signed | KeydError]
+        self, caller: Caller, plans: Sequence[Plan], results: dict[int, _Outcome]
     ) -> list[Plan]:
         """Answer what was answered before from the stored signatures, checked like new ones;
         return what is left to sign."""
@@ -217,9 +279,8 @@ class Signing:
         for plan, outcome in zip(known, checked, strict=True):
             if not isinstance(outcome, KeydError):
                 index = stored[plan.identity(caller)].log_index
-                results[plan.place] = self._release.answer(
-                    caller, plan, outcome, index, replayed=True
-                )
+                again = Recorded(plan, encode(plan, outcome), index, replayed=True)
+                results[plan.place] = again
         return [p for p in plans if p.place not in results]
 
     async def _sign_on_tokens(
@@ -228,7 +289,7 @@ class Signing:
         """Ask each token for its share, all tokens at once; results in the order of plans."""
         shares: dict[str, list[int]] = defaultdict(list)
         for number, plan in enumerate(plans):
-            shares[plan.key.token].append(number)
+            shares[plan.terms.key.token].append(number)
         outcomes: dict[int, bytes | KeydError] = {}
 
         async def ask(token: str, numbers: list[int]) -> None:
@@ -275,13 +336,14 @@ def _check_chunk(
             plan.verify(outcome)
             checked.append(outcome)
         except KeydError as e:
-            log.critical("signature of %s does not verify", plan.version.name)
+            name = plan.terms.version.name
+            log.critical("signature of %s does not verify", name)
             checked.append(
                 BadSignatureError(
-                    f"the token's signature with {plan.version.name} does not verify with its "
+                    f"the token's signature with {name} does not verify with its "
                     f"registered public key ({e.message}); it was discarded",
                     hint="look at the token and its module before signing anything else",
-                    version=plan.version.name,
+                    version=name,
                 )
             )
     return checked
