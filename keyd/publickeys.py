@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -202,40 +203,55 @@ def verify(public_key: bytes, scheme: Scheme, signature: bytes, signed: bytes | 
         BadSignatureError: it does not verify.
         AlgorithmMismatchError: scheme, key and digest do not fit together.
     """
-    key = load(public_key)
-    algorithm = algorithm_of(public_key)
-    check_scheme(algorithm, scheme)
     try:
-        if isinstance(key, ed25519.Ed25519PublicKey):
-            if isinstance(signed, Digest):
-                raise AlgorithmMismatchError("digest: Ed25519 signs messages, not digests")
-            key.verify(signature, signed)
-            return
-        hash_algorithm = scheme.hash
-        assert hash_algorithm is not None
-        digest = signed if isinstance(signed, Digest) else Digest.of(hash_algorithm, signed)
-        if digest.algorithm is not hash_algorithm:
-            raise AlgorithmMismatchError(f"digest: {scheme} signs a {hash_algorithm} digest")
-        _verify_digest(key, algorithm, scheme, signature, digest.value)
+        _verifier(public_key, scheme)(signature, signed)
     except InvalidSignature as e:
         raise BadSignatureError(f"the signature does not verify with {scheme}") from e
 
 
-def _verify_digest(
-    key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
-    algorithm: KeyAlgorithm,
-    scheme: Scheme,
-    signature: bytes,
-    digest: bytes,
-) -> None:
-    assert scheme.hash is not None
-    hash_ = _HASHES[scheme.hash]
+_Verify = Callable[[bytes, bytes | Digest], None]
+
+
+@lru_cache(maxsize=4096)
+def _verifier(public_key: bytes, scheme: Scheme) -> _Verify:
+    """What verifies with one key and scheme; it raises InvalidSignature. Kept, since a signer
+    verifies thousands of signatures a second with the same few."""
+    key = load(public_key)
+    algorithm = algorithm_of(public_key)
+    check_scheme(algorithm, scheme)
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return partial(_verify_message, key)
+    wanted = scheme.hash
+    assert wanted is not None
+    hash_ = _HASHES[wanted]
     if isinstance(key, ec.EllipticCurvePublicKey):
-        if len(signature) != 2 * _COORDINATE_BYTES[algorithm]:
-            raise InvalidSignature
-        key.verify(to_der(signature), digest, ec.ECDSA(Prehashed(hash_)))
-    elif scheme.is_pss:
-        pss = padding.PSS(mgf=padding.MGF1(hash_), salt_length=scheme.hash.size_bytes)
-        key.verify(signature, digest, pss, Prehashed(hash_))
+        size, ecdsa = 2 * _COORDINATE_BYTES[algorithm], ec.ECDSA(Prehashed(hash_))
+
+        def verify_digest(signature: bytes, digest: bytes) -> None:
+            if len(signature) != size:
+                raise InvalidSignature
+            key.verify(to_der(signature), digest, ecdsa)
+
     else:
-        key.verify(signature, digest, padding.PKCS1v15(), Prehashed(hash_))
+        form: padding.AsymmetricPadding = padding.PKCS1v15()
+        if scheme.is_pss:
+            form = padding.PSS(mgf=padding.MGF1(hash_), salt_length=wanted.size_bytes)
+
+        def verify_digest(signature: bytes, digest: bytes) -> None:
+            key.verify(signature, digest, form, Prehashed(hash_))
+
+    def verify_signed(signature: bytes, signed: bytes | Digest) -> None:
+        digest = signed if isinstance(signed, Digest) else Digest.of(wanted, signed)
+        if digest.algorithm is not wanted:
+            raise AlgorithmMismatchError(f"digest: {scheme} signs a {wanted} digest")
+        verify_digest(signature, digest.value)
+
+    return verify_signed
+
+
+def _verify_message(
+    key: ed25519.Ed25519PublicKey, signature: bytes, signed: bytes | Digest
+) -> None:
+    if isinstance(signed, Digest):
+        raise AlgorithmMismatchError("digest: Ed25519 signs messages, not digests")
+    key.verify(signature, signed)

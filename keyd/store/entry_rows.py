@@ -64,6 +64,7 @@ def _printable(value: Any) -> Any:
 def _row(entry: NewEntry) -> tuple[Any, ...]:
     """The columns of schema.entries, in their order."""
     draft = entry.draft
+    keyid_mark, fingerprint = _of_key(draft.keyid, draft.fingerprint)
     return (
         entry.log_index,
         to_microseconds(entry.time),
@@ -75,8 +76,8 @@ def _row(entry: NewEntry) -> tuple[Any, ...]:
         draft.key or None,
         draft.version or None,
         draft.keyid or None,
-        mark_of(draft.keyid.encode("utf-8", "replace")) if draft.keyid else None,
-        bytes.fromhex(draft.fingerprint) if draft.fingerprint else None,
+        keyid_mark,
+        fingerprint,
         draft.scheme or None,
         draft.digest.value if draft.digest else None,
         mark_of(draft.digest.value) if draft.digest else None,
@@ -85,6 +86,15 @@ def _row(entry: NewEntry) -> tuple[Any, ...]:
         mark_of(bytes.fromhex(draft.signature_sha256[:16])) if draft.signature_sha256 else None,
         entry.signature,
         0 if entry.signature is None else 1,
+    )
+
+
+@lru_cache(maxsize=256)
+def _of_key(keyid: str, fingerprint: str) -> tuple[int | None, bytes | None]:
+    """The columns keyid_mark and fingerprint."""
+    return (
+        mark_of(keyid.encode("utf-8", "replace")) if keyid else None,
+        bytes.fromhex(fingerprint) if fingerprint else None,
     )
 
 
