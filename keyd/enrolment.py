@@ -11,7 +11,7 @@ key pair is there and signs, undone when it is not. Nothing is ever destroyed on
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from keyd import publickeys
@@ -49,6 +49,8 @@ from keyd.proving import check_attributes, check_serial, check_signs
 from keyd.unbroken import Unbroken
 
 log = logging.getLogger(__name__)
+
+NO_DETAILS: Mapping[str, str] = {}
 
 
 def version_entry(
@@ -102,15 +104,16 @@ class Enrolment:
         after: Sequence[Effect] = (),
         activate: bool = False,
         said: str = "",
+        details: Mapping[str, str] = NO_DETAILS,
     ) -> None:
         """Generate ``version`` on its token and enable it. A caller that leaves does not stop it.
 
-        ``before``, ``after``: effects that belong to the intent and the outcome entry. The first
-        version of a key is activated in any case; another with ``activate``, unless the key is
-        bound by then.
+        ``before``, ``after``: effects that belong to the intent and the outcome entry; ``details``
+        go into the intent entry. The first version of a key is activated in any case; another with
+        ``activate``, unless the key is bound by then.
         """
         await self._unbroken.run(
-            self._generate(caller, action, key, version, before, activate, said, after)
+            self._generate(caller, action, key, version, before, activate, said, after, details)
         )
 
     async def drain(self) -> None:
@@ -127,6 +130,7 @@ class Enrolment:
         activate: bool,
         said: str,
         after: Sequence[Effect] = (),
+        details: Mapping[str, str] = NO_DETAILS,
     ) -> None:
         # Not name and number: a second creation of the same name ends first and must not unmark.
         mark = version.object_id
@@ -142,7 +146,9 @@ class Enrolment:
                 failed = replace(intent, outcome=Outcome.FAILED, reason_code=e.reason)
                 await self._audit.refuse(replace(failed, message=e.message))
                 raise
-            await self._audit.record(intent, (*before, InsertVersion(version)))
+            await self._audit.record(
+                replace(intent, details=details), (*before, InsertVersion(version))
+            )
             try:
                 found = await self._device.generate(
                     key.token,
@@ -305,6 +311,7 @@ class Enrolment:
         found: TokenObject,
         bindings: frozenset[Binding],
         said: str,
+        details: Mapping[str, str] = NO_DETAILS,
     ) -> None:
         """Register a key pair that is there already; it must sign, and must not be exportable."""
         if found.algorithm is None:
@@ -349,4 +356,4 @@ class Enrolment:
         entry = version_entry(
             caller, Action.ADOPT, key, version, said=said, message="adopted, origin unproven"
         )
-        await self._audit.record(replace(entry, alert=True), effects)
+        await self._audit.record(replace(entry, alert=True, details=details), effects)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from keyd.errors import (
-    InvalidRequestError,
-)
+from keyd.errors import InvalidRequestError
 from keyd.model import (
     Binding,
     Key,
@@ -23,6 +22,8 @@ from keyd.model import (
 _MAX_LABELS = 64
 _MAX_LABEL_CHARS = 256
 _MAX_BINDINGS = 256
+_MAX_DETAIL_CHARS = 900
+_MAX_DETAIL_PARTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,30 @@ class KeyFilter:
                 )
             )
         )
+
+
+def binding_details(old: frozenset[Binding], new: frozenset[Binding]) -> dict[str, str]:
+    """What an entry says of changed bindings: each one added (``bound``) and removed
+    (``unbound``), in as many details as its texts need, and the SHA-256 of the whole new set, one
+    ``REPOSITORY:ROLE`` a line, sorted.
+
+    Raises:
+        InvalidRequestError: more than an entry can say in full; nothing may hide in it.
+    """
+    whole = "".join(f"{b}\n" for b in sorted(new))
+    details = {"bindings_sha256": hashlib.sha256(whole.encode()).hexdigest() if new else "none"}
+    for what, changed in (("bound", new - old), ("unbound", old - new)):
+        parts = [""]
+        for text in map(str, sorted(changed)):
+            joined = f"{parts[-1]}, {text}" if parts[-1] else text
+            if len(joined) <= _MAX_DETAIL_CHARS:
+                parts[-1] = joined
+            else:
+                parts.append(text)
+        if len(parts) > _MAX_DETAIL_PARTS:
+            raise InvalidRequestError("bindings", "too many changes at once; make them in steps")
+        details |= {f"{what}.{n}" if n else what: text for n, text in enumerate(parts) if text}
+    return details
 
 
 def check_fields(

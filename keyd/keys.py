@@ -21,7 +21,14 @@ from keyd.errors import (
     TokenNotFoundError,
 )
 from keyd.gate import Gate
-from keyd.keyfields import KeyFilter, NewKey, check_fields, label_order, parse_label
+from keyd.keyfields import (
+    KeyFilter,
+    NewKey,
+    binding_details,
+    check_fields,
+    label_order,
+    parse_label,
+)
 from keyd.model import (
     Action,
     AuditLog,
@@ -124,7 +131,13 @@ class Keys(Versions):
         )
         version = self._pending(caller, key, 1)
         await self._enrolment.generate(
-            caller, Action.CREATE, key, version, before=(InsertKey(key),), said=new.said
+            caller,
+            Action.CREATE,
+            key,
+            version,
+            before=(InsertKey(key),),
+            said=new.said,
+            details=binding_details(frozenset(), new.bindings) if new.bindings else {},
         )
         return self._gate.existing(new.name)
 
@@ -225,9 +238,7 @@ class Keys(Versions):
         await self._gate.authorize(caller, Action.BIND, name)
         key = self._gate.existing(name)
         check_fields(bindings or frozenset(), labels or {}, rotation_period_s or 0)
-        details = {}
-        if bindings is not None:
-            details["bindings"] = ", ".join(str(b) for b in sorted(bindings)) or "none"
+        details = {} if bindings is None else binding_details(key.bindings, bindings)
         if labels is not None:
             details["labels"] = ", ".join(f"{k}={v}" for k, v in sorted(labels.items())) or "none"
         if rotation_period_s is not None:
@@ -277,7 +288,8 @@ class Keys(Versions):
                 f"its public key is registered {f'as {registered.name}' if seen else 'already'}",
                 key=registered.key if seen else "",
             )
-        await self._enrolment.adopt(caller, token, name, 1, found, bindings, said)
+        details = binding_details(frozenset(), bindings) if bindings else {}
+        await self._enrolment.adopt(caller, token, name, 1, found, bindings, said, details)
         return self._gate.existing(name)
 
     async def adopt_labelled(

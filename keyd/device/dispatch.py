@@ -13,7 +13,7 @@ from keyd.device.queue import Call, Frame, SignQueue
 from keyd.device.settings import TokenConfig
 from keyd.device.supervisor import HostDiedError, HostProcess
 from keyd.device.v1 import device_pb2 as pb
-from keyd.errors import DeviceGoneError, KeydError
+from keyd.errors import DeviceFaultError, DeviceGoneError, KeydError
 from keyd.model import SignJob
 
 _IN_FLIGHT = 2
@@ -139,6 +139,9 @@ class Dispatcher:
                 call.settle(index, failure_error(self._token, reply.failure))
             return
         signed = reply.signed
+        if len(signed.signatures) != len(frame.items):
+            self._distrust(place, frame, len(signed.signatures))
+            return
         failures = {failed.index: failed.failure for failed in signed.failures}
         lost: dict[int, KeydError] = {}
         for at, ((call, index), signature) in enumerate(
@@ -158,6 +161,15 @@ class Dispatcher:
         if lost:
             self._on_lost(place)
             self._try_again(frame, lost)
+
+    def _distrust(self, place: Place, frame: Frame, answers: int) -> None:
+        """A host that miscounts is not asked again: its answers could be anybody's."""
+        why = f"its host answered {answers} of {len(frame.items)} jobs"
+        if place.host is not None:
+            place.host.kill(why)
+        error = DeviceFaultError(f"token {self._token}: {why}", token=self._token)
+        for call, index in frame.items:
+            call.settle(index, error)
 
     def _try_again(self, frame: Frame, lost: dict[int, KeydError]) -> None:
         """Jobs whose host or session went away: once more, where that can come to anything."""

@@ -8,6 +8,7 @@ server, ``expose``; in the end stop the server and ``close``.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import grp
@@ -170,7 +171,8 @@ class UnixDoor:
                 os.umask(umask)
         except (OSError, RuntimeError) as e:
             if folder:
-                Path(folder).rmdir()
+                with contextlib.suppress(OSError):
+                    Path(folder).rmdir()
             why = e.strerror if isinstance(e, OSError) else "grpc could not bind it"
             raise ConfigError(f"{path}: cannot be served: {why}", file=path) from e
         self._hidden = hidden
@@ -263,10 +265,10 @@ def _check_socket_path(path: Path) -> None:
             hint=f"mkdir {path.parent}, owned by the service's user",
             file=path,
         ) from e
-    if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
+    if folder.st_mode & (stat.S_IWOTH | stat.S_IWGRP) and not folder.st_mode & stat.S_ISVTX:
         raise ConfigError(
-            f"{path}: everybody may replace files in {path.parent}",
-            hint=f"chmod o-w {path.parent}",
+            f"{path}: others may replace files in {path.parent}",
+            hint=f"chmod go-w {path.parent}",
             file=path,
         )
     try:

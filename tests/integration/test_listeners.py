@@ -218,7 +218,7 @@ def test_a_file_in_the_place_of_the_socket_is_left_alone(tmp_path: Path) -> None
 def test_a_folder_where_anybody_may_replace_the_socket_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
 
-    with pytest.raises(ConfigError, match="everybody may replace"):
+    with pytest.raises(ConfigError, match="others may replace"):
         UnixDoor(UnixListener(tmp_path / "k.sock", "socket:x"))
 
 

@@ -301,6 +301,33 @@ async def test_a_key_that_loses_its_bindings_raises_an_alert(domain: Domain) -> 
     assert domain.audit.drafts[-1].alert
 
 
+async def test_entries_name_every_binding_that_came_and_went_however_many(
+    domain: Domain,
+) -> None:
+    many = frozenset(Binding("acme", f"team-{n:03}-{'x' * 40}") for n in range(60))
+    await domain.a_key("acme/targets", P256, *BOUND)
+    created = domain.audit.drafts[0].details
+
+    await domain.keys.update(ADMIN, "acme/targets", bindings=many)
+
+    changed = domain.audit.drafts[-1].details
+    said = ", ".join(text for name, text in changed.items() if name.split(".")[0] == "bound")
+    assert created["bound"] == "acme:targets"
+    assert changed["unbound"] == "acme:targets"
+    assert set(said.split(", ")) == {str(b) for b in many}
+    assert all(len(text) <= 1000 for text in changed.values()), "no longer than an entry keeps"
+
+
+async def test_more_binding_changes_than_an_entry_can_say_are_refused(domain: Domain) -> None:
+    await domain.a_key()
+    too_many = frozenset(Binding("r" * 250, f"{n}{'x' * 240}") for n in range(100))
+
+    with pytest.raises(InvalidRequestError, match="in steps"):
+        await domain.keys.update(ADMIN, "acme/targets", bindings=too_many)
+
+    assert not domain.keys.get(ADMIN, "acme/targets").bindings
+
+
 # ----------------------------------------------------------------------------------- crashes
 
 
