@@ -102,10 +102,10 @@ class Metrics:
         """A caller left, or its deadline passed, before its answer."""
         self._abandoned.labels(method).inc()
 
-    def signature(self, scheme: str, outcome: str) -> None:
-        """One signature was asked for. ``outcome``: signed, replayed, dry-run or a reason;
+    def signature(self, scheme: str, outcome: str, count: int = 1) -> None:
+        """``count`` signatures were asked for. ``outcome``: signed, replayed, dry-run or a reason;
         ``scheme`` empty when it was refused."""
-        self._signatures.labels(scheme, outcome).inc()
+        self._signatures.labels(scheme, outcome).inc(count)
 
     def token_frame(self, token: str, jobs: int, queue_s: float, token_s: float) -> None:
         """A token host answered one frame of jobs."""

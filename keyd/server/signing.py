@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -74,9 +74,9 @@ class SigningServicer:
         try:
             signed = await self._signing.sign(caller, request)
         except KeydError as e:
-            self._count(e)
+            self._metrics.signature(*_kind(e))
             raise
-        self._count(signed)
+        self._metrics.signature(*_kind(signed))
         response = wire.sign_response(signed)
         response.request_id = caller.request_id
         response.checkpoint = self._news.for_caller(caller)
@@ -97,25 +97,25 @@ class SigningServicer:
         response = pb.SignBatchResponse(request_id=caller.request_id)
         for start in range(0, len(items), _ITEMS_AT_ONCE):
             part = slice(start, start + _ITEMS_AT_ONCE)
+            for (scheme, what), count in Counter(map(_kind, outcomes[part])).items():
+                self._metrics.signature(scheme, what, count)
             for outcome in outcomes[part]:
-                self._count(outcome)
                 self._log_fault(caller, outcome)
-            response.results.extend(wire.batch_results(items[part], outcomes[part]))
+            wire.add_results(response, items[part], outcomes[part])
             await asyncio.sleep(0)
         response.checkpoint = self._news.for_caller(caller)
         return response
-
-    def _count(self, outcome: Signed | KeydError) -> None:
-        if isinstance(outcome, KeydError):
-            self._metrics.signature("", outcome.reason)
-        elif outcome.replayed:
-            self._metrics.signature(outcome.scheme, "replayed")
-        elif outcome.log_index < 0:
-            self._metrics.signature(outcome.scheme, "dry-run")
-        else:
-            self._metrics.signature(outcome.scheme, "signed")
 
     def _log_fault(self, caller: Caller, outcome: Signed | KeydError) -> None:
         if isinstance(outcome, KeydError) and not status.is_sendable(outcome):
             outcome.request_id = caller.request_id
             log.error("item failed", exc_info=outcome, extra={"request_id": caller.request_id})
+
+
+def _kind(outcome: Signed | KeydError) -> tuple[str, str]:
+    """How the metrics name it: scheme and outcome."""
+    if isinstance(outcome, KeydError):
+        return "", outcome.reason
+    if outcome.replayed:
+        return outcome.scheme, "replayed"
+    return outcome.scheme, "dry-run" if outcome.log_index < 0 else "signed"
