@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from keyd.device.events import OnSigned
-from keyd.device.failures import RETRY_AFTER_S, failure_error
+from keyd.device.failures import failure_error, fault_error, gone_error
 from keyd.device.queue import Call, Frame, SignQueue
 from keyd.device.settings import TokenConfig
 from keyd.device.supervisor import HostDiedError, HostProcess
 from keyd.device.v1 import device_pb2 as pb
-from keyd.errors import DeviceFaultError, DeviceGoneError, KeydError
+from keyd.errors import KeydError
 from keyd.model import SignJob
 
 _IN_FLIGHT = 2
@@ -103,7 +103,7 @@ class Dispatcher:
     def refuse_waiting(self) -> None:
         """Answer everything that waits with the reason why it cannot be signed."""
         for call, index in self._queue.take_all():
-            call.settle(index, self._why_not() or self._gone())
+            call.settle(index, self._why_not() or gone_error(self._token, "does not sign now"))
 
     def _dispatch(self) -> None:
         self._dispatching = False
@@ -127,7 +127,7 @@ class Dispatcher:
         try:
             reply = answer.result()
         except HostDiedError as error:
-            died = self._gone(f"the host of token {self._token} ended: {error}")
+            died = gone_error(self._token, f"lost its host: {error}")
             self._try_again(frame, dict.fromkeys(range(len(frame.items)), died))
         else:
             self._take_results(place, frame, reply)
@@ -167,7 +167,7 @@ class Dispatcher:
         why = f"its host answered {answers} of {len(frame.items)} jobs"
         if place.host is not None:
             place.host.kill(why)
-        error = DeviceFaultError(f"token {self._token}: {why}", token=self._token)
+        error = fault_error(self._token, why)
         for call, index in frame.items:
             call.settle(index, error)
 
@@ -184,10 +184,3 @@ class Dispatcher:
             else:
                 call.retried.add(index)
                 self._queue.put_back((call, index))
-
-    def _gone(self, why: str = "") -> DeviceGoneError:
-        return DeviceGoneError(
-            why or f"token {self._token} does not sign now",
-            retry_after_s=RETRY_AFTER_S,
-            token=self._token,
-        )

@@ -1,9 +1,9 @@
-"""A host's Failure as the keyd error it stands for. Daemon side; faults.py is the other end."""
+"""Why a token does not do what was asked, as keyd errors. Daemon side; faults.py is the host's."""
 
 from __future__ import annotations
 
 from keyd.device.v1 import device_pb2 as pb
-from keyd.errors import KeydError, from_reason
+from keyd.errors import DeviceFaultError, DeviceGoneError, KeydError, TokenLockedError, from_reason
 
 RETRY_AFTER_S = 1.0
 """What callers are told to wait for a token that may come back by itself."""
@@ -18,3 +18,20 @@ def failure_error(token: str, failure: pb.Failure) -> KeydError:
         hint=failure.hint,
         retry_after_s=RETRY_AFTER_S if failure.session_lost else None,
     )
+
+
+def gone_error(token: str, what: str) -> DeviceGoneError:
+    """It may come back by itself. ``what`` follows the token's name."""
+    return DeviceGoneError(f"token {token} {what}", retry_after_s=RETRY_AFTER_S, token=token)
+
+
+def locked_error(token: str, what: str) -> TokenLockedError:
+    """A person has to log in. ``what`` follows the token's name."""
+    return TokenLockedError(
+        f"token {token} {what}", hint=f"keydctl token unlock {token}", token=token
+    )
+
+
+def fault_error(token: str, why: str) -> DeviceFaultError:
+    """Something is broken, on the host's side or on ours."""
+    return DeviceFaultError(f"token {token}: {why}", token=token)

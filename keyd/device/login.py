@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import os
 
-from keyd.device.failures import failure_error
+from keyd.device.failures import failure_error, locked_error
 from keyd.device.pins import PinSource, PinTag
 from keyd.device.settings import TokenConfig
 from keyd.device.supervisor import HostDiedError, HostProcess
 from keyd.device.v1 import device_pb2 as pb
-from keyd.errors import KeydError, PinRefusedError, TokenLockedError, WrongTokenError
+from keyd.errors import PinRefusedError, TokenLockedError, WrongTokenError
 from keyd.model import Pin, PinAttempts
 
 
@@ -131,7 +131,7 @@ class Door:
     def _check_allowed(self, info: pb.TokenInfo, holds_pin: bool) -> None:
         name = self._config.name
         if self.locked_by_hand:
-            raise self._locked("was locked by hand")
+            raise locked_error(name, "was locked by hand")
         if self._serial and info.serial != self._serial:
             raise WrongTokenError(
                 f"another token is in the place of {name}: serial {info.serial}, "
@@ -148,13 +148,13 @@ class Door:
                 token=name,
             )
         if info.pin_state not in ("ok", ""):
-            raise self._locked(
-                f"counts wrong PINs ({info.pin_state}), so keyd tries none by itself"
+            raise locked_error(
+                name, f"counts wrong PINs ({info.pin_state}), so keyd tries none by itself"
             )
         if self._standing_for == info.serial:
             raise self._standing_error()
         if self._source.is_prompt and not holds_pin:
-            raise self._locked(self.needs_pin)
+            raise locked_error(name, self.needs_pin)
 
     async def _succeeded(self, info: pb.TokenInfo, pin: Pin | None) -> None:
         if pin is not None:
@@ -176,18 +176,8 @@ class Door:
             await asyncio.to_thread(self._attempts.clear, serial)
 
     def _standing_error(self) -> TokenLockedError:
-        return self._locked(
+        return locked_error(
+            self._config.name,
             f"refused the PIN from {self._config.pin_source}, or a login with it was cut short; "
-            "keyd does not try it again by itself"
+            "keyd does not try it again by itself",
         )
-
-    def _locked(self, what: str) -> TokenLockedError:
-        name = self._config.name
-        return TokenLockedError(
-            f"token {name} {what}", hint=f"keydctl token unlock {name}", token=name
-        )
-
-
-def is_pin_blocked(error: KeydError, info: pb.TokenInfo) -> bool:
-    """True when the token itself takes no PIN until it is unblocked."""
-    return error.facts.get("ckr") == "CKR_PIN_LOCKED" or info.pin_state == "locked"

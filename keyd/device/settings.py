@@ -52,5 +52,11 @@ class TokenConfig:
                 "a PIN never stands in the configuration"
             )
 
+    @property
+    def wanted(self) -> str:
+        """What the token must say of itself, in words."""
+        selectors = (("label", self.label), ("serial", self.serial))
+        return " and ".join(f"{what} {value}" for what, value in selectors if value)
+
     def _error(self, why: str) -> ConfigError:
         return ConfigError(f"token {self.name}: {why}", token=self.name)
