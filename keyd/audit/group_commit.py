@@ -206,13 +206,14 @@ class GroupCommit:
         own: list[Item] = []
         if self._broken is not None:
             since, why = self._broken
-            own.append((_alert("recovery", f"not written since {since:%F %T}Z: {why}"), ()))
+            own.append((alert_draft("recovery", f"not written since {since:%F %T}Z: {why}"), ()))
         if suspect and self._rows.get_flag(CLOCK_SUSPECT) is None:
-            own.append((_alert("clock-alert", suspect), (SetFlag(CLOCK_SUSPECT, suspect),)))
+            own.append((alert_draft("clock-alert", suspect), (SetFlag(CLOCK_SUSPECT, suspect),)))
         return own
 
 
-def _alert(action: str, message: str) -> EntryDraft:
+def alert_draft(action: str, message: str) -> EntryDraft:
+    """What the log itself has to say to people."""
     return EntryDraft(action, Outcome.ALLOWED, Caller(SYSTEM, ""), message=message, alert=True)
 
 

@@ -1,7 +1,8 @@
 """The audit log: model.AuditLog over the rows, with checkpoints and everything that stops signing.
 
-Entries and their effects go to the writer thread (group_commit.py); refusals pass a counter
-first (refusals.py); checkpoints are signed beside it (checkpointer.py).
+Entries and their effects go to the writer thread (group_commit.py), refusals pass a counter first
+(refusal_writer.py), checkpoints are signed beside it (checkpointer.py). What is known to be lost,
+and whether a person has accepted it, is standing.py's.
 """
 
 from __future__ import annotations
@@ -21,18 +22,14 @@ from keyd.audit.group_commit import (
     Item,
     Results,
     Submission,
+    alert_draft,
 )
 from keyd.audit.proofs import Proofs
+from keyd.audit.refusal_writer import RefusalWriter
 from keyd.audit.refusals import Refusals
-from keyd.audit.standing import Comparison, Loss, Verdict, compare
-from keyd.errors import (
-    AuditUnavailableError,
-    CheckpointBehindError,
-    ClockError,
-    KeydError,
-)
+from keyd.audit.standing import LOSS, Comparison, Standing, Verdict, compare
+from keyd.errors import AuditUnavailableError, CheckpointBehindError, ClockError, KeydError
 from keyd.model import (
-    SYSTEM,
     AuditRows,
     Caller,
     Clock,
@@ -43,11 +40,6 @@ from keyd.model import (
     SetFlag,
     TreeHead,
 )
-
-RESTORED = "restored"
-"""Durable flag of a restored database (store/backup.py writes it)."""
-LOSS = "log-loss"
-"""Durable flag: a checkpoint of ours covers entries that are not there (standing.Loss)."""
 
 _ACCEPT_HINT = "find out what was lost (docs/audit.md), then: keyd-server checkpoint accept"
 
@@ -90,8 +82,7 @@ class Log:
         self._tails: set[asyncio.Future[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._loop = asyncio.get_running_loop()
-        self._room_looked_at = float("-inf")
-        self._has_room = True
+        self._standing = Standing(rows)
         self._writer = GroupCommit(
             rows,
             clock,
@@ -103,6 +94,14 @@ class Log:
         self.checkpointer = checkpointer
         self.refusals = Refusals(settings.refusal_interval_s)
         self.proofs = Proofs(rows)
+        self._refusal_writer = RefusalWriter(
+            self.refusals,
+            rows,
+            self.record_many,
+            elapsed_s,
+            interval_s=settings.refusal_interval_s,
+            reserve_bytes=settings.reserve_bytes,
+        )
 
     # -- life
 
@@ -123,7 +122,7 @@ class Log:
         await self.check_outside()
         self._tasks = [
             asyncio.create_task(self.checkpointer.run()),
-            asyncio.create_task(self._write_counted_refusals()),
+            asyncio.create_task(self._refusal_writer.run()),
         ]
 
     async def stop(self, *, checkpoint_timeout_s: float = 3.0) -> None:
@@ -132,7 +131,7 @@ class Log:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with suppress(KeydError):
-            await self._write_refusals(self.refusals.due(self._elapsed_s(), all_of_them=True))
+            await self._refusal_writer.finish()
         with suppress(KeydError, TimeoutError):
             async with asyncio.timeout(checkpoint_timeout_s):
                 if self._head.size:
@@ -171,8 +170,7 @@ class Log:
 
     async def refuse(self, draft: EntryDraft) -> None:
         """See model.AuditLog."""
-        if self.refusals.admit(draft, self._elapsed_s()):
-            await self._write_refusals([draft])
+        await self._refusal_writer.refuse(draft)
 
     def check_signing_allowed(self, *, bound: bool) -> None:
         """See model.AuditLog."""
@@ -209,12 +207,7 @@ class Log:
     @property
     def loss(self) -> str:
         """Why bound keys do not sign: entries are, or may be, gone. Empty when all is well."""
-        loss = Loss.read(self._rows.get_flag(LOSS))
-        if loss is not None and not loss.accepted:
-            return loss.why
-        if self._rows.get_flag(RESTORED) is not None:
-            return "the database was restored from a backup and may lack the newest entries"
-        return ""
+        return self._standing.why
 
     @property
     def clock_suspect(self) -> str | None:
@@ -290,10 +283,6 @@ class Log:
 
     async def accept_checkpoint(self, caller: Caller, said: str = "") -> Receipt:
         """A person has seen that entries are lost: bound keys sign again."""
-        effects = [SetFlag(RESTORED, None)]
-        loss = Loss.read(self._rows.get_flag(LOSS))
-        if loss is not None:
-            effects.append(SetFlag(LOSS, Loss(loss.why, loss.largest, accepted=True).write()))
         receipt = await self.record(
             EntryDraft(
                 "checkpoint-accept",
@@ -303,7 +292,7 @@ class Log:
                 message=self.loss,
                 alert=True,
             ),
-            effects,
+            self._standing.acceptance(),
         )
         self._pause_checkpoints()
         return receipt
@@ -329,18 +318,10 @@ class Log:
         self, note: str, whose: str, *, foreign_is_loss: bool = False
     ) -> Verdict:
         found = await asyncio.to_thread(self._compare, note)
-        foreign = foreign_is_loss and found.verdict is Verdict.FOREIGN
-        if not foreign and not found.verdict.is_loss:
-            return found.verdict
-        loss = Loss.read(self._rows.get_flag(LOSS))
-        if loss is not None and (loss.covers(found) or found.size <= loss.largest):
-            return found.verdict
-        why = {
-            Verdict.BEHIND: f"{whose} covers {found.size} entries, the log has {self.size}",
-            Verdict.FOREIGN: f"{whose} is not of this log",
-        }.get(found.verdict, f"{whose} does not fit the first {found.size} entries of the log")
-        await self._alert("checkpoint-alert", why, SetFlag(LOSS, Loss(why, found.size).write()))
-        self._pause_checkpoints()
+        loss = self._standing.new_loss(found, whose, self.size, foreign_is_loss=foreign_is_loss)
+        if loss is not None:
+            await self._alert("checkpoint-alert", loss.why, SetFlag(LOSS, loss.write()))
+            self._pause_checkpoints()
         return found.verdict
 
     def _compare(self, note: str) -> Comparison:
@@ -353,10 +334,9 @@ class Log:
         self.checkpointer.grown(self._head)
 
     async def _alert(self, action: str, message: str, effect: Effect) -> None:
-        draft = EntryDraft(action, Outcome.ALLOWED, Caller(SYSTEM, ""), message=message, alert=True)
         # When even this cannot be written the log is broken, which stops more than the alert.
         with suppress(AuditUnavailableError):
-            await self.record(draft, [effect])
+            await self.record(alert_draft(action, message), [effect])
 
     def _submit(self, items: Sequence[Item]) -> asyncio.Future[Results]:
         future: asyncio.Future[Results] = self._loop.create_future()
@@ -380,31 +360,3 @@ class Log:
             for tail in self._tails:
                 if not tail.done():
                     tail.set_result(None)
-
-    async def _write_counted_refusals(self) -> None:
-        while True:
-            await asyncio.sleep(min(5.0, self._settings.refusal_interval_s))
-            await self._write_refusals(self.refusals.due(self._elapsed_s()))
-
-    async def _write_refusals(self, drafts: Sequence[EntryDraft]) -> None:
-        if not drafts:
-            return
-        if not await self._room():
-            self.refusals.dropped += sum(draft.count for draft in drafts)
-            return
-        try:
-            await self.record_many([(draft, ()) for draft in drafts])
-        except KeydError:
-            self.refusals.dropped += sum(draft.count for draft in drafts)
-
-    async def _room(self) -> bool:
-        """Whether the disk has more than the reserve, looked at once a second."""
-        now = self._elapsed_s()
-        if now - self._room_looked_at >= 1.0:
-            self._room_looked_at = now
-            try:
-                free = await asyncio.to_thread(self._rows.free_bytes)
-            except OSError:
-                free = 0
-            self._has_room = free >= self._settings.reserve_bytes
-        return self._has_room

@@ -10,13 +10,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from keyd.audit.checkpoint import verify_checkpoint
 from keyd.audit.note import VerifierKey
 from keyd.audit.proofs import Proofs
 from keyd.errors import LogProofError
+from keyd.model import AuditRows, SetFlag
+
+RESTORED = "restored"
+"""Durable flag of a restored database (store/backup.py writes it)."""
+LOSS = "log-loss"
+"""Durable flag: a checkpoint of ours covers entries that are not there (Loss)."""
 
 
 class Verdict(StrEnum):
@@ -81,7 +87,49 @@ class Loss:
         """The flag's value."""
         return json.dumps({"why": self.why, "largest": self.largest, "accepted": self.accepted})
 
-    def covers(self, found: Comparison) -> bool:
-        """True when a person accepted this very loss: a checkpoint no larger than those known
-        when it was accepted tells nothing new."""
-        return self.accepted and found.size <= self.largest
+
+class Standing:
+    """What stops signing with bound keys, as the durable flags say it."""
+
+    def __init__(self, rows: AuditRows) -> None:
+        self._rows = rows
+
+    @property
+    def why(self) -> str:
+        """Entries are, or may be, gone, and nobody has accepted it. Empty when all is well."""
+        loss = self._loss()
+        if loss is not None and not loss.accepted:
+            return loss.why
+        if self._rows.get_flag(RESTORED) is not None:
+            return "the database was restored from a backup and may lack the newest entries"
+        return ""
+
+    def new_loss(
+        self, found: Comparison, whose: str, log_size: int, *, foreign_is_loss: bool
+    ) -> Loss | None:
+        """The loss that a comparison shows; None where it shows none, or none that is new.
+
+        ``whose``: who kept the checkpoint, to begin a sentence.
+        """
+        foreign = foreign_is_loss and found.verdict is Verdict.FOREIGN
+        if not foreign and not found.verdict.is_loss:
+            return None
+        known = self._loss()
+        if known is not None and found.size <= known.largest:
+            return None  # No larger than what is known, perhaps accepted: it tells nothing new.
+        why = {
+            Verdict.BEHIND: f"{whose} covers {found.size} entries, the log has {log_size}",
+            Verdict.FOREIGN: f"{whose} is not of this log",
+        }.get(found.verdict, f"{whose} does not fit the first {found.size} entries of the log")
+        return Loss(why, found.size)
+
+    def acceptance(self) -> list[SetFlag]:
+        """What to write when a person has accepted the loss."""
+        flags = [SetFlag(RESTORED, None)]
+        loss = self._loss()
+        if loss is not None:
+            flags.append(SetFlag(LOSS, replace(loss, accepted=True).write()))
+        return flags
+
+    def _loss(self) -> Loss | None:
+        return Loss.read(self._rows.get_flag(LOSS))
