@@ -2,9 +2,9 @@
 
 What people decide (a new root, a new targets) is staged: written to staged/ before anybody is
 asked to sign it, and kept there until enough signatures are on it. Everything else converges:
-whatever does not verify under its delegator any more is made again, then snapshot and timestamp.
-Publishing is a list of renames, ordered so that a client finds a valid repository after each of
-them; a run that died is finished by running any changing command again.
+whatever does not verify under its delegator any more is made again, then snapshot and timestamp
+(listing.py). Then it is published (publication.py); a run that died is finished by running any
+changing command again.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from securesystemslib.signer import Key as TufKey
-from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Metadata, Root, Signed, Snapshot, Targets, Timestamp
 
 from keyd.adapters.tufrepo import published as reading
-from keyd.adapters.tufrepo.folder import ROOT_COPY, Folder, file_name
-from keyd.adapters.tufrepo.keyring import KeyRing, Missing
+from keyd.adapters.tufrepo.folder import Folder
+from keyd.adapters.tufrepo.keyring import KeyRing, Missing, raise_missing
+from keyd.adapters.tufrepo.listing import next_snapshot, next_timestamp
+from keyd.adapters.tufrepo.publication import publish
 from keyd.adapters.tufrepo.published import Delegator, Published, delegator_of, verifies
 from keyd.adapters.tufrepo.settings import Settings
 from keyd.errors import RepositoryError, VersionTakenError
@@ -180,7 +182,7 @@ class Change:
             if snapshot is not old.snapshot or not verifies(root.signed, "timestamp", timestamp):
                 timestamp = self._timestamp(root, snapshot)
         state = Published(root, timestamp, snapshot, targets)
-        report.published = self._publish(state, changed)
+        report.published = publish(self.folder, old, state, changed)
         self.published = state
         for role in self._done(state):
             self.folder.unstage(role)
@@ -298,19 +300,13 @@ class Change:
         self, root: Metadata[Root], targets: dict[str, Metadata[Targets]]
     ) -> Metadata[Snapshot]:
         old = self.published.snapshot.signed if self.published else None
-        signed = copy.deepcopy(old) if old else Snapshot()
-        for role, metadata in targets.items():
-            name = f"{role}.json"
-            signed.meta[name] = _listed(signed.meta.get(name), metadata)
-        signed.version = self.folder.highest_version("snapshot") + 1
+        signed = next_snapshot(old, targets, self.folder.highest_version("snapshot") + 1)
         made: Metadata[Snapshot] = self._online("snapshot", Metadata(signed), root)
         return made
 
     def _timestamp(self, root: Metadata[Root], snapshot: Metadata[Snapshot]) -> Metadata[Timestamp]:
         old = self.published.timestamp.signed if self.published else None
-        signed = copy.deepcopy(old) if old else Timestamp()
-        signed.snapshot_meta = _listed(old.snapshot_meta if old else None, snapshot)
-        signed.version = old.version + 1 if old else 1
+        signed = next_timestamp(old, snapshot)
         made: Metadata[Timestamp] = self._online("timestamp", Metadata(signed), root)
         return made
 
@@ -326,84 +322,10 @@ class Change:
             raise_missing(role, lacking)
         return metadata
 
-    # ---------------------------------------------------------------- publish
-
-    def _publish(self, state: Published, changed: Iterable[str]) -> list[str]:
-        old = self.published
-        files = [_file(role, state.targets[role]) for role in changed]
-        if old is None or state.snapshot is not old.snapshot:
-            files.append(_file("snapshot", state.snapshot))
-        switch = []
-        if old is None or state.timestamp is not old.timestamp:
-            switch.append(_file("timestamp", state.timestamp))
-        if old is None or state.root is not old.root:
-            root = [_file("root", state.root)]
-            if (self.folder.metadata / ROOT_COPY).exists():
-                root.append((ROOT_COPY, root[0][1]))
-            # A crash between two renames must leave what clients accept: either the new
-            # timestamp and all below it also verify under the old root, or the old ones
-            # verify under the new root.
-            if old is None or not switch or _accepts(old.root.signed, state):
-                switch = switch + root
-            elif _accepts(state.root.signed, old):
-                switch = root + switch
-            else:
-                self.folder.unstage("root")
-                raise RepositoryError(
-                    "neither root accepts what the other one does, so no order of publishing "
-                    "keeps the repository valid; the new root was given up",
-                    hint="the old keys could not sign: run it again with --without-old",
-                )
-        self.folder.publish(files + switch)
-        return [name for name, _ in files + switch]
-
-
-def raise_missing(role: str, missing: Sequence[Missing]) -> None:
-    """Raise why a role cannot be signed: the daemon's own error when there is just one reason.
-
-    Raises:
-        KeydError: always.
-    """
-    errors = [m.error for m in missing if m.error is not None]
-    if errors and len({e.reason for e in errors}) == 1 and len(errors) == len(missing):
-        raise errors[0]
-    raise RepositoryError(
-        f"{role} cannot be signed: " + "; ".join(f"{m.who}: {m.why}" for m in missing),
-        hint=next((e.hint for e in errors if e.hint), ""),
-        role=role,
-        missing=", ".join(m.keyid for m in missing),
-    )
-
-
-def _accepts(root: Root, state: Published) -> bool:
-    return (
-        verifies(root, "timestamp", state.timestamp)
-        and verifies(root, "snapshot", state.snapshot)
-        and verifies(root, "targets", state.targets["targets"])
-    )
-
 
 def _lacking(judge: Delegator, role: str, metadata: Metadata[Any]) -> int:
     result = judge.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
     return max(0, result.missing)
-
-
-def _listed(before: MetaFile | None, metadata: Metadata[Any]) -> MetaFile:
-    """The entry for a file; with length and hashes only where there were some before."""
-    fresh = MetaFile(metadata.signed.version)
-    if before is not None:
-        fresh.unrecognized_fields = dict(before.unrecognized_fields)
-        data = metadata.to_bytes()
-        if before.length is not None:
-            fresh.length = len(data)
-        if before.hashes is not None:
-            measured = MetaFile.from_data(metadata.signed.version, data, list(before.hashes))
-            fresh.hashes = measured.hashes
-    return fresh
-
-
-def _file(role: str, metadata: Metadata[Any]) -> tuple[str, bytes]:
-    return file_name(role, metadata.signed.version), metadata.to_bytes()
 
 
 def _says(signed: Signed) -> dict[str, Any]:

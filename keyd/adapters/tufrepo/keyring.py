@@ -158,3 +158,20 @@ def _fits(key: TufKey, signature: Any, payload: bytes) -> bool:
     except UnverifiedSignatureError:
         return False
     return True
+
+
+def raise_missing(role: str, missing: Sequence[Missing]) -> None:
+    """Raise why a role cannot be signed: the daemon's own error when there is just one reason.
+
+    Raises:
+        KeydError: always.
+    """
+    errors = [m.error for m in missing if m.error is not None]
+    if errors and len({e.reason for e in errors}) == 1 and len(errors) == len(missing):
+        raise errors[0]
+    raise RepositoryError(
+        f"{role} cannot be signed: " + "; ".join(f"{m.who}: {m.why}" for m in missing),
+        hint=next((e.hint for e in errors if e.hint), ""),
+        role=role,
+        missing=", ".join(m.keyid for m in missing),
+    )
