@@ -19,7 +19,7 @@ from tuf.api.metadata import Metadata
 from keyd.adapters.tuf import KeydSigner, public_key_der
 from keyd.adapters.tufrepo.settings import Settings
 from keyd.adapters.uri import SCHEME, KeydUri
-from keyd.errors import KeydError, VersionTakenError
+from keyd.errors import KeydError, RepositoryError, VersionTakenError
 
 if TYPE_CHECKING:
     from keyd.client import Client
