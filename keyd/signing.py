@@ -300,7 +300,10 @@ class Signing:
             else:
                 outcomes.update(zip(numbers, answers, strict=True))
 
-        await asyncio.gather(*(ask(token, numbers) for token, numbers in shares.items()))
+        if len(shares) == 1:
+            await ask(*next(iter(shares.items())))
+        else:
+            await asyncio.gather(*(ask(token, numbers) for token, numbers in shares.items()))
         return [outcomes[n] for n in range(len(plans))]
 
     async def _check(

@@ -27,8 +27,6 @@ from keyd.model import Checkpoint, Entry, SignRequest
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_CHUNKS_IN_FLIGHT = 4
-
 
 def _method(
     make: Callable[P, Call[T]],
@@ -157,7 +155,7 @@ class AsyncClient:
     ) -> list[signcalls.Outcome]:
         """Sign many: one signature or error for each request, in the order given.
 
-        They travel in messages of up to 10 000 items, several at a time; each signature is
+        They travel in messages of up to 1 000 items, several at a time; each signature is
         checked. When some messages fail as a whole, their items carry that error.
 
         Raises:
@@ -165,7 +163,7 @@ class AsyncClient:
         """
         batch = signcalls.Batch(requests, self._retries, request_id)
         until = time.monotonic() + self._deadline_s
-        in_flight = asyncio.Semaphore(_CHUNKS_IN_FLIGHT)
+        in_flight = asyncio.Semaphore(signcalls.IN_FLIGHT)
 
         async def send(chunk: signcalls.Chunk) -> None:
             async with in_flight:

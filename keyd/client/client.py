@@ -26,8 +26,6 @@ from keyd.model import Checkpoint, Entry, SignRequest
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_CHUNKS_IN_FLIGHT = 4
-
 
 def _method(make: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
     """The method that carries out a call."""
@@ -156,7 +154,7 @@ class Client:
     ) -> list[signcalls.Outcome]:
         """Sign many: one signature or error for each request, in the order given.
 
-        They travel in messages of up to 10 000 items, several at a time; each signature is
+        They travel in messages of up to 1 000 items, several at a time; each signature is
         checked. When some messages fail as a whole, their items carry that error.
 
         Raises:
@@ -164,7 +162,7 @@ class Client:
         """
         batch = signcalls.Batch(requests, self._retries, request_id)
         until = time.monotonic() + self._deadline_s
-        with ThreadPoolExecutor(_CHUNKS_IN_FLIGHT, "keyd-batch") as pool:
+        with ThreadPoolExecutor(signcalls.IN_FLIGHT, "keyd-batch") as pool:
 
             def send(chunk: signcalls.Chunk) -> None:
                 try:

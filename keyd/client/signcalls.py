@@ -18,8 +18,12 @@ from keyd.errors import KeydError
 from keyd.model import Context, Digest, Encoding, Scheme, SignRequest
 from keyd.v1 import signing_pb2
 
-MAX_ITEMS = 10_000
-"""Items in one SignBatch message."""
+MAX_ITEMS = 1_000
+"""Items in one SignBatch message. The daemon takes ten times as many; but while it signs the next
+message, this side checks the last."""
+
+IN_FLIGHT = 4
+"""Messages of one batch that are on their way at once."""
 
 MAX_CHUNK_BYTES = 8 * 1024 * 1024
 """Size of one SignBatch message; one item that is larger travels alone."""

@@ -18,6 +18,9 @@ BUSY_TIMEOUT_MS = 5_000
 READERS = 2
 # Pages of WAL before a commit folds them into the database file: larger is fewer, longer folds.
 _WAL_PAGES = 8_000
+# Holds the index pages that commits come back to (schema.py keeps those few); what falls out is
+# still in the kernel's cache.
+_CACHE_KIB = 16 * 1024
 
 
 def sqlite_engine(file: Path, *, read_only: bool = False) -> Engine:
@@ -53,7 +56,7 @@ def sqlite_engine(file: Path, *, read_only: bool = False) -> Engine:
         connection.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
         # A WAL that grew once under load gives its room back.
         connection.execute("PRAGMA journal_size_limit=67108864")
-        connection.execute("PRAGMA cache_size=-65536")
+        connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
 
     begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
 
