@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TextIO
@@ -74,7 +75,7 @@ class TerminalLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text, its control characters made visible."""
-        at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        at = time.strftime("%H:%M:%S", time.localtime(record.created))
         facts = "".join(f" {name}={_word(value)}" for name, value in _facts(record).items())
         text = f"{at} {record.levelname.lower():8}{record.name}: {record.getMessage()}{facts}"
         lines = [text]
@@ -122,6 +123,8 @@ def _facts(record: logging.LogRecord) -> dict[str, object]:
 def _safe(value: object) -> object:
     if isinstance(value, Pin):
         return _HIDDEN
+    if isinstance(value, str | int | float):
+        return value
     if isinstance(value, bytes | bytearray | memoryview):
         return f"({len(value)} bytes)"
     if isinstance(value, Mapping):
