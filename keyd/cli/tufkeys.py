@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 ROLES = ("root", "targets", "snapshot", "timestamp")
 KEY_HELP = "a key of the daemon, a keyd: URI, or @FILE with a public key of somebody else"
+FOLDER = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+"""The argument DIR of a command about a repository."""
+
 _SOFTWARE_TOKENS = ("softhsm",)
 
 
@@ -183,3 +186,16 @@ def expiry_days(given: Sequence[str]) -> dict[str, int]:
             )
         days[role] = int(number)
     return days
+
+
+def signer_uris(given: tuple[str, ...]) -> dict[str, list[str]]:
+    """[KEYID=]URI texts: keyid, or "" for any key, -> URIs."""
+    found: dict[str, list[str]] = {}
+    for text in given:
+        keyid, equals, uri = text.partition("=")
+        if not equals or ":" in keyid:
+            keyid, uri = "", text
+        if ":" not in uri:
+            raise click.UsageError(f"--signer: {text!r} is no URI, as file2:/path/key.pem is")
+        found.setdefault(keyid, []).append(uri)
+    return found

@@ -12,6 +12,8 @@ from keyd.adapters.tufrepo.keyring import Missing
 from keyd.adapters.tufrepo.rotation import Rotated
 from keyd.adapters.tufrepo.verification import Verified
 from keyd.cli import output
+from keyd.cli.exits import Exit
+from keyd.cli.settings import Settings
 
 
 def missing_json(missing: Iterable[Missing]) -> list[dict[str, str]]:
@@ -186,3 +188,9 @@ def cosigned_text(cosigned: Cosigned) -> str:
     elif cosigned.needs > 0:
         lines.append(f"{name} needs {cosigned.needs} more signature(s)")
     return "\n".join(lines)
+
+
+def answer(settings: Settings, report: Report) -> int:
+    """Say what a change did; the exit code tells whether people still have to sign."""
+    settings.answer(report_json(report), lambda: report_text(report))
+    return Exit.NEEDS_PEOPLE if report.waiting else Exit.DONE
