@@ -43,7 +43,7 @@ async def batch(endpoint: str, key: str, size: int) -> Rate:
     for outcome in outcomes:
         if isinstance(outcome, KeydError):
             raise outcome
-    return Rate(size / took)
+    return Rate(size / took, count=size)
 
 
 def _message(key: str) -> signing_pb2.SignRequest:
@@ -69,7 +69,7 @@ async def bare_batch(endpoint: str, key: str, size: int) -> Rate:
     failed = [r for r in answer.results if not r.response.signature]
     if failed or len(answer.results) != size:
         raise RuntimeError(f"{len(failed)} of {size} items were not signed: {failed[:1]}")
-    return Rate(size / took)
+    return Rate(size / took, count=size)
 
 
 async def callers(endpoint: str, key: str, count: int, seconds: float) -> Rate:
@@ -124,4 +124,4 @@ def one_caller(endpoint: str, key: str, seconds: float) -> Rate:
 def rate(took: list[float], seconds: float) -> Rate:
     """From the single durations."""
     cuts = statistics.quantiles(took, n=100)
-    return Rate(len(took) / seconds, cuts[49] * 1e6, cuts[98] * 1e6)
+    return Rate(len(took) / seconds, cuts[49] * 1e6, cuts[98] * 1e6, len(took))

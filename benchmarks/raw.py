@@ -18,11 +18,13 @@ _PIN = Pin("bench-1234")
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Operations a second, and where they were timed one by one, their latency in microseconds."""
+    """Operations a second, and where they were timed one by one, their latency in microseconds.
+    ``count``: operations in all, where that is of interest."""
 
     per_s: float
     p50_us: float | None = None
     p99_us: float | None = None
+    count: int = 0
 
 
 class RawLoop:
