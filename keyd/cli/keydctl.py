@@ -21,6 +21,7 @@ _COMMANDS = {
     "key": ("keyd.cli.keys:key", "Create, show, rotate and retire keys."),
     "token": ("keyd.cli.tokens:token", "Show tokens, unlock and lock them."),
     "sign": ("keyd.cli.sign:sign", "Sign a file or a digest."),
+    "explain": ("keyd.cli.explain:explain", "Show what signing a file means, and if it may be."),
     "verify": ("keyd.cli.sign:verify", "Verify a signature over a file."),
     "tuf": ("keyd.cli.tuf:tuf", "Make and keep TUF repositories."),
     "audit": ("keyd.cli.audit:audit", "Read, prove and verify the audit log."),

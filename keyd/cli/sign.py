@@ -14,17 +14,18 @@ from keyd.cli.settings import Command, Settings
 
 if TYPE_CHECKING:
     from keyd.client import Signature
+    from keyd.errors import KeydError
     from keyd.model import Context, Digest, Encoding, Scheme
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-_ENCODINGS = ("der", "raw")
+ENCODINGS = ("der", "raw")
 
 
 @click.command(cls=Command)
 @click.argument("file", required=False)
 @click.option("--key", required=True, help="The key (its active version) or KEY/versions/N.")
 @click.option("--digest", metavar="ALG:HEX", help="Sign a finished digest, as sha256:1f3c...")
-@click.option("--encoding", type=click.Choice(_ENCODINGS), help="ECDSA needs a choice.")
+@click.option("--encoding", type=click.Choice(ENCODINGS), help="ECDSA needs a choice.")
 @click.option("--scheme", default="", help="Signature scheme; by default the key's own.")
 @click.option("--context", metavar="REPO:ROLE", help="What the signature is for.")
 @click.option("--reason", default="", help="Why, for the log.")
@@ -59,15 +60,14 @@ def sign(
                 key,
                 message,
                 digest=_digest(digest) if digest else None,
-                encoding=_encoding(encoding),
-                scheme=_scheme(scheme),
+                encoding=parse_encoding(encoding),
+                scheme=parse_scheme(scheme),
                 context=parse_context(context),
                 reason=reason,
                 dry_run=dry_run,
             )
         except AlgorithmMismatchError as e:
-            if encoding is None and "encoding" in e.message:
-                e.hint = e.hint or "say --encoding der or --encoding raw"
+            advise_encoding(e, encoding)
             raise
     if target and not dry_run:
         _write(target, signed.signature)
@@ -83,7 +83,7 @@ def sign(
 @click.argument("sig")
 @click.option("--key", help="A key of the daemon: any of its versions; or KEY/versions/N.")
 @click.option("--public-key", metavar="PEM", help="A public key file: no daemon is asked.")
-@click.option("--encoding", type=click.Choice(_ENCODINGS), help="By default told by its length.")
+@click.option("--encoding", type=click.Choice(ENCODINGS), help="By default told by its length.")
 @click.option("--scheme", default="", help="Signature scheme; by default the key's own.")
 @click.pass_obj
 def verify(
@@ -102,7 +102,7 @@ def verify(
     if (key is None) == (public_key is None):
         raise click.UsageError("give either --key or --public-key")
     message, signature = read_file(file), read_file(sig)
-    wanted = _scheme(scheme)
+    wanted = parse_scheme(scheme)
     if public_key is not None:
         der = publickeys.load_pem(read_file(public_key))
         candidates = [(public_key, der, wanted or publickeys.algorithm_of(der).schemes[0])]
@@ -201,18 +201,30 @@ def _digest(text: str) -> Digest:
         ) from e
 
 
-def _encoding(text: str | None) -> Encoding | None:
+def parse_encoding(text: str | None) -> Encoding | None:
+    """One of ENCODINGS, or no choice."""
     from keyd.model import Encoding
 
     return Encoding(text) if text else None
 
 
-def _scheme(text: str) -> Scheme | None:
+def parse_scheme(text: str) -> Scheme | None:
+    """A scheme, or none for the key's own.
+
+    Raises:
+        click.UsageError: no scheme keyd knows.
+    """
     from keyd.model import Scheme
 
     if text and text not in list(Scheme):
         raise click.UsageError(f"{text} is no scheme; known are {', '.join(Scheme)}")
     return Scheme(text) if text else None
+
+
+def advise_encoding(error: KeydError, given: str | None) -> None:
+    """Add the hint that a choice of encoding is missing, where that is what went wrong."""
+    if given is None and "encoding" in error.message:
+        error.hint = error.hint or "say --encoding der or --encoding raw"
 
 
 def parse_context(text: str | None) -> Context:
