@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
 from keyd.cli import output
 from keyd.cli.durations import duration
+from keyd.cli.keyarguments import (
+    REASON,
+    name_and_number,
+    read_bindings,
+    read_hex,
+    read_labels,
+    versioned,
+)
 from keyd.cli.settings import Group, Settings
 
 if TYPE_CHECKING:
-    from keyd.client import Key
-    from keyd.model import Binding
+    from keyd.client import Client, Key
 
 _ALGORITHMS = ("ecdsa-p256", "ecdsa-p384", "ed25519", "rsa-2048", "rsa-3072", "rsa-4096")
 _STATES = ("PENDING", "ENABLED", "DISABLED", "DESTROY_SCHEDULED", "DESTROYABLE", "DESTROYED")
 _FORMATS = ("pem", "tuf", "notary", "ssh", "json")
-
-_reason = click.option("--reason", default="", help="Why, for the log.")
-
-
-def _versioned(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The arguments KEY and VERSION; KEY/versions/N says both."""
-    command = click.argument("version", type=click.IntRange(min=1), required=False)(command)
-    return click.argument("key")(command)
 
 
 @click.group(cls=Group)
@@ -51,7 +50,7 @@ def key() -> None:
 @click.option("--bind", multiple=True, metavar="REPO:ROLE", help="What the key is for; repeatable.")
 @click.option("--label", multiple=True, metavar="K=V", help="Repeatable.")
 @click.option("--rotate-every", type=duration, default="0s", help="When a rotation is due, as 90d.")
-@_reason
+@REASON
 @click.pass_obj
 def create(
     settings: Settings,
@@ -69,8 +68,8 @@ def create(
 
     if scheme and scheme not in list(Scheme):
         raise click.UsageError(f"{scheme} is no scheme; known are {', '.join(Scheme)}")
-    bindings = _bindings(bind)
-    labels = _labels(label)
+    bindings = read_bindings(bind)
+    labels = read_labels(label)
     with settings.connect() as keyd:
         made = keyd.create_key(
             name,
@@ -118,7 +117,7 @@ def list_(
 
 
 @key.command()
-@_versioned
+@versioned
 @click.option("--format", "form", type=click.Choice(_FORMATS), help="The public key in this form.")
 @click.option("--version", "wanted", type=click.IntRange(min=1), help="Which; default the active.")
 @click.pass_obj
@@ -128,7 +127,7 @@ def show(
     """Show a key with its versions, or one public key for another program."""
     from keyd.cli.keyshapes import details, key_json, pick, public_form
 
-    name, number = _split(key, version or wanted, required=False)
+    name, number = name_and_number(key, version or wanted, required=False)
     with settings.connect() as keyd:
         found = keyd.get_key(name)
     if form == "json" or (form is None and settings.json):
@@ -144,7 +143,7 @@ def show(
 @key.command()
 @click.argument("key")
 @click.option("--at-once", is_flag=True, help="Sign with the new version from now on.")
-@_reason
+@REASON
 @click.pass_obj
 def rotate(settings: Settings, key: str, at_once: bool, reason: str) -> None:
     """Generate a new version.
@@ -161,47 +160,38 @@ def rotate(settings: Settings, key: str, at_once: bool, reason: str) -> None:
 
 
 @key.command()
-@_versioned
-@_reason
+@versioned
+@REASON
 @click.pass_obj
 def activate(settings: Settings, key: str, version: int | None, reason: str) -> None:
     """Make a version the one that signs by default."""
-    name, number = _split(key, version)
-    with settings.connect() as keyd:
-        now = keyd.activate(name, number, reason=reason)
-    _show(settings, now, f"{name}: version {number} is active")
+    _change(settings, key, version, reason, lambda keyd: keyd.activate, "is active")
 
 
 @key.command()
-@_versioned
-@_reason
+@versioned
+@REASON
 @click.pass_obj
 def enable(settings: Settings, key: str, version: int | None, reason: str) -> None:
     """Let a disabled version sign again."""
-    name, number = _split(key, version)
-    with settings.connect() as keyd:
-        now = keyd.enable(name, number, reason=reason)
-    _show(settings, now, f"{name}: version {number} is enabled")
+    _change(settings, key, version, reason, lambda keyd: keyd.enable, "is enabled")
 
 
 @key.command()
-@_versioned
-@_reason
+@versioned
+@REASON
 @click.pass_obj
 def disable(settings: Settings, key: str, version: int | None, reason: str) -> None:
     """Stop a version from signing; it can be enabled again."""
-    name, number = _split(key, version)
-    with settings.connect() as keyd:
-        now = keyd.disable(name, number, reason=reason)
-    _show(settings, now, f"{name}: version {number} is disabled")
+    _change(settings, key, version, reason, lambda keyd: keyd.disable, "is disabled")
 
 
 @key.command()
-@_versioned
+@versioned
 @click.option("--confirm", is_flag=True, help="The waiting time is over: destroy it now.")
 @click.option("--wait", type=duration, default="0s", help="Waiting time, 7d by default.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@_reason
+@REASON
 @click.pass_obj
 def destroy(
     settings: Settings,
@@ -217,7 +207,7 @@ def destroy(
     It stops signing at once. Until --confirm after the waiting time it can be called back with
     keydctl key cancel-destroy; nothing ever destroys it by itself.
     """
-    name, number = _split(key, version)
+    name, number = name_and_number(key, version)
     full = f"{name}/versions/{number}"
     if confirm:
         settings.confirm(f"Destroying {full} cannot be undone.", full, yes)
@@ -240,15 +230,14 @@ def destroy(
 
 
 @key.command("cancel-destroy")
-@_versioned
-@_reason
+@versioned
+@REASON
 @click.pass_obj
 def cancel_destroy(settings: Settings, key: str, version: int | None, reason: str) -> None:
     """Call a scheduled destruction off; the version is then disabled."""
-    name, number = _split(key, version)
-    with settings.connect() as keyd:
-        now = keyd.cancel_destroy(name, number, reason=reason)
-    _show(settings, now, f"{name}: version {number} is kept, and disabled")
+    _change(
+        settings, key, version, reason, lambda keyd: keyd.cancel_destroy, "is kept, and disabled"
+    )
 
 
 @key.command()
@@ -259,7 +248,7 @@ def cancel_destroy(settings: Settings, key: str, version: int | None, reason: st
     "--all", "--all-labelled", "all_", is_flag=True, help="Every key pair that keyd once labelled."
 )
 @click.option("--bind", multiple=True, metavar="REPO:ROLE", help="What the key is for; repeatable.")
-@_reason
+@REASON
 @click.pass_obj
 def adopt(
     settings: Settings,
@@ -280,8 +269,8 @@ def adopt(
         raise click.UsageError("give either NAME and --object-id HEX, or --all")
     if all_ and bind:
         raise click.UsageError("--bind is for a single key; see keydctl key update")
-    raw = _hex(object_id, "--object-id")
-    bindings = _bindings(bind)
+    raw = read_hex(object_id, "--object-id")
+    bindings = read_bindings(bind)
     with settings.connect() as keyd:
         if all_:
             done = keyd.adopt_labelled(token, reason=reason)
@@ -300,7 +289,7 @@ def adopt(
 @click.option("--unbind", multiple=True, metavar="REPO:ROLE", help="Remove one; repeatable.")
 @click.option("--label", multiple=True, metavar="K=V", help="Set a label; K= removes it.")
 @click.option("--rotate-every", type=duration, help="When a rotation is due; 0s for never.")
-@_reason
+@REASON
 @click.pass_obj
 def update(
     settings: Settings,
@@ -314,8 +303,8 @@ def update(
     """Change what a key is for, its labels, or when it is due for rotation."""
     if not (bind or unbind or label or rotate_every is not None):
         raise click.UsageError("nothing to change: give --bind, --unbind, --label, --rotate-every")
-    added, removed = _bindings(bind), _bindings(unbind)
-    set_labels = _labels(label)
+    added, removed = read_bindings(bind), read_bindings(unbind)
+    set_labels = read_labels(label)
     with settings.connect() as keyd:
         before = keyd.get_key(key)
         strangers = removed - before.bindings
@@ -336,47 +325,22 @@ def update(
         output.warn(f"{now.name} is bound to nothing now: it signs anything")
 
 
+def _change(
+    settings: Settings,
+    key: str,
+    version: int | None,
+    reason: str,
+    change: Callable[[Client], Callable[..., Key]],
+    done: str,
+) -> None:
+    """Let one call change the state of one version; ``done``: what it then is."""
+    name, number = name_and_number(key, version)
+    with settings.connect() as keyd:
+        now = change(keyd)(name, number, reason=reason)
+    _show(settings, now, f"{name}: version {number} {done}")
+
+
 def _show(settings: Settings, key: Key, done: str) -> None:
     from keyd.cli.keyshapes import details, key_json
 
     settings.answer(key_json(key), lambda: f"{done}\n\n{details(key)}")
-
-
-def _split(key: str, version: int | None, *, required: bool = True) -> tuple[str, int]:
-    name, _, number = key.partition("/versions/")
-    if number:
-        if not (number.isascii() and number.isdigit()) or (version and version != int(number)):
-            raise click.UsageError(f"{key!r} does not name one version")
-        return name, int(number)
-    if version is None and required:
-        raise click.UsageError(f"which version of {name}? Say {name} N or {name}/versions/N")
-    return name, version or 0
-
-
-def _bindings(texts: Iterable[str]) -> frozenset[Binding]:
-    from keyd.model import Binding
-
-    found = set()
-    for text in texts:
-        repository, colon, role = text.rpartition(":")
-        if not (repository and colon and role):
-            raise click.UsageError(f"{text!r} is no binding; write REPO:ROLE, as in acme:targets")
-        found.add(Binding(repository, role))
-    return frozenset(found)
-
-
-def _labels(texts: Iterable[str]) -> dict[str, str]:
-    found = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise click.UsageError(f"{text!r} is no label; write NAME=VALUE")
-        found[name] = value
-    return found
-
-
-def _hex(text: str, option: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError as e:
-        raise click.UsageError(f"{option}: {text!r} is not hexadecimal") from e
