@@ -24,15 +24,20 @@ from keyd import publickeys
 from keyd.cli.keydctl import run
 from keyd.cli.signedfiles import canonical
 from keyd.errors import (
+    ApprovalNeededError,
+    AuditUnavailableError,
+    ContentError,
     DeviceGoneError,
     FrozenError,
     KeydError,
     PolicyDeniedError,
     TokenLockedError,
+    VersionTakenError,
 )
 from keyd.model import KeyAlgorithm, Scheme
 from keyd.v1 import audit_pb2, signing_pb2
 from tests.scripted_daemon import ScriptedDaemon
+from tests.tuf_documents import ALICE, a_root, write
 
 REPOSITORY_ROOT = Path(__file__).parents[2]
 
@@ -665,6 +670,150 @@ kinds = ["timestamp"]
 """
 
 
+# ------------------------------------------------------------------------------------- explain
+
+
+def test_explain_asks_by_a_dry_run_about_the_signed_part_alone(
+    daemon: ScriptedDaemon, ctl: Ctl, tmp_path: Path
+) -> None:
+    metadata = a_root(2, ALICE.public_key)
+    file = write(tmp_path / "root.json", metadata)
+
+    said = ctl("explain", file, "--key", "acme/root", "--context", "acme:root", "--json")
+
+    asked = daemon.requests["Sign"]
+    assert said.code == 0, said.err
+    assert asked.dry_run
+    assert asked.message == metadata.signed_bytes
+    assert (asked.context.repository, asked.context.role) == ("acme", "root")
+    assert daemon.bodies == []
+    assert said.json["decision"]["key_version"] == "acme/root/versions/1"
+    assert said.json["decision"]["encoding"] == "der"
+    assert said.json["decision"]["rule"] == "grant everything"
+
+
+def test_explain_needs_no_encoding_for_what_it_can_read_and_one_for_what_it_cannot(
+    daemon: ScriptedDaemon, ctl: Ctl, tmp_path: Path
+) -> None:
+    file, opaque = write(tmp_path / "root.json", a_root(2, ALICE.public_key)), tmp_path / "opaque"
+    opaque.write_bytes(b"release 1.0")
+
+    by_other_key = ctl("explain", file, "--key", "acme/ed", "--json")
+    undecided = ctl("explain", opaque, "--key", "acme/root")
+    decided = ctl("explain", opaque, "--key", "acme/root", "--encoding", "raw", "--json")
+
+    assert by_other_key.json["decision"]["encoding"] == "raw"
+    assert undecided.code == 2
+    assert "say --encoding der or --encoding raw" in undecided.out
+    assert (decided.code, decided.json["decision"]["encoding"]) == (0, "raw")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "word", "change"),
+    [
+        (PolicyDeniedError("sign acme/root: denied", rule="no grant"), 1, "refused", "a grant"),
+        (
+            VersionTakenError("root 2 is signed", role="root", version=2, next_version=5),
+            1,
+            "refused",
+            "the version number in the document; 5 is free",
+        ),
+        (ContentError("expires: too far", problem="field"), 1, "refused", "the document itself"),
+        (FrozenError("frozen by alice"), 3, "needs people", "a person has to end the freeze"),
+        (
+            ApprovalNeededError("needs 2 approvals", approval="ap-1", hint="keydctl approve ap-1"),
+            3,
+            "needs people",
+            "people have to approve exactly these bytes",
+        ),
+        (AuditUnavailableError("no log"), 4, "try again", "by whoever runs it"),
+    ],
+)
+def test_explain_answers_a_refusal_with_what_must_change(
+    daemon: ScriptedDaemon,
+    ctl: Ctl,
+    tmp_path: Path,
+    error: KeydError,
+    code: int,
+    word: str,
+    change: str,
+) -> None:
+    file = write(tmp_path / "root.json", a_root(2, ALICE.public_key))
+    error.request_id = "req-7"
+    daemon.errors["Sign"] = [error, error]
+
+    said = ctl("explain", file, "--key", "acme/root")
+    machine = ctl("explain", file, "--key", "acme/root", "--json")
+
+    told = dict(line.split(": ", 1) for line in said.out.splitlines() if ": " in line)
+    decision = machine.json["decision"]
+    assert (said.code, machine.code, said.err, machine.err) == (code, code, "", "")
+    assert told["content"].startswith("root v2 (tuf)")
+    assert told["verdict"].strip() == f"{word} ({error.reason})"
+    assert told["why"].strip() == error.message
+    assert change in told["must change"]
+    assert told.get("hint", "").strip() == error.hint
+    assert told["request id"].strip() == "req-7"
+    assert decision["allowed"] is False
+    assert decision["exit_code"] == code
+    assert decision["refusal"]["facts"] == error.facts
+
+
+def test_explain_shows_the_file_though_no_daemon_answers(ctl: Ctl, tmp_path: Path) -> None:
+    file = write(tmp_path / "root.json", a_root(2, ALICE.public_key))
+
+    said = ctl("explain", file, "--key", "acme/root")
+
+    assert said.code == 4
+    assert "content: root v2 (tuf)" in said.out
+    assert "try again (SERVER_GONE)" in said.out
+
+
+def test_explain_asks_no_daemon_offline_nor_about_a_file_that_means_nothing(
+    daemon: ScriptedDaemon, ctl: Ctl, tmp_path: Path
+) -> None:
+    file, doubled = write(tmp_path / "root.json", a_root(2, ALICE.public_key)), tmp_path / "d.json"
+    doubled.write_text('{"signed": {}, "signed": {"a": 1}, "signatures": []}')
+
+    offline = ctl("explain", file, "--key", "acme/root", "--offline", "--json")
+    unusable = ctl("explain", doubled, "--key", "acme/root", "--json")
+
+    assert (offline.code, offline.json["decision"]) == (0, None)
+    assert unusable.code == 1
+    assert unusable.json["form"] == "unusable"
+    assert unusable.json["decision"]["refusal"]["facts"]["problem"] == "duplicate-key"
+    assert daemon.asked["Sign"] == 0
+
+
+def test_explain_warns_of_a_yes_to_what_nobody_can_read(
+    daemon: ScriptedDaemon, ctl: Ctl, tmp_path: Path
+) -> None:
+    opaque = tmp_path / "opaque"
+    opaque.write_bytes(b"release 1.0")
+
+    said = ctl("explain", opaque, "--key", "acme/ed")
+
+    assert said.code == 0
+    assert "content: opaque" in said.out
+    assert "would be signed though nobody can say for certain what it says: not JSON" in said.err
+    assert "acme/ed/versions/1 belongs to a key bound to nothing" in said.err
+
+
+def test_explain_believes_no_daemon_that_answers_about_other_bytes(
+    daemon: ScriptedDaemon, ctl: Ctl, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "root.json", a_root(2, ALICE.public_key))
+
+    def lie(answer: signing_pb2.SignResponse) -> None:
+        answer.digest.value = bytes(32)
+
+    daemon.lie = lie
+    said = ctl("explain", file, "--key", "acme/root")
+
+    assert said.code == 1
+    assert "refused (BAD_SIGNATURE)" in said.out
+
+
 def test_policy_test_explains_a_decision_offline(ctl: Ctl, tmp_path: Path) -> None:
     policy, content = tmp_path / "policy.toml", tmp_path / "timestamp"
     policy.write_text(POLICY)
@@ -715,6 +864,11 @@ def test_json_has_the_keys_the_page_promises(
     key = ctl("key", "show", "acme/root", "--json").json
     found = ctl("audit", "find", metadata, "--json").json
     export = tmp_path / "export"
+    roots = [
+        write(tmp_path / f"{n}.root.json", a_root(n, ALICE.public_key, signed_by=[ALICE]))
+        for n in (1, 2)
+    ]
+    explained = ctl("explain", roots[1], "--against", roots[0], "--key", "acme/root", "--json").json
     said = {
         "`status`": ctl("status", "--json").json,
         "`whoami`": ctl("whoami", "--json").json,
@@ -724,6 +878,11 @@ def test_json_has_the_keys_the_page_promises(
         "`token unlock`": ctl("token", "list", "--json").json[0],
         "`token objects`": ctl("token", "objects", "online", "--json").json[0],
         "`sign`": signed,
+        "`explain`": explained,
+        "`decision` of it": explained["decision"],
+        "each of its `changes`": explained["changes"][0],
+        "each of its `signatures`": explained["signatures"][0],
+        "each of its `counts`": explained["counts"][0],
         "`verify`": ctl("verify", metadata, sig, "--key", "acme/ed", "--json").json,
         "`audit find`": found,
         "each of `signatures`": found["signatures"][0],
@@ -771,7 +930,10 @@ def _subprocess(
     )
 
 
-@pytest.mark.parametrize("args", [["--help"], ["key", "--help"], ["audit", "find", "--help"]])
+@pytest.mark.parametrize(
+    "args",
+    [["--help"], ["key", "--help"], ["audit", "find", "--help"], ["explain", "--help"]],
+)
 def test_help_does_not_wait_for_grpc_or_cryptography(args: list[str]) -> None:
     code = (
         "import sys\nfrom keyd.cli.keydctl import run\n"
@@ -812,6 +974,7 @@ def test_the_base_install_is_enough(daemon: ScriptedDaemon, tmp_path: Path) -> N
     extras += ["grpc_health", "grpc_reflection", "tuf", "securesystemslib"]
     daemon.record("create", key="acme/root")
     export, key = str(tmp_path / "log.jsonl"), str(tmp_path / "log.key")
+    root = str(write(tmp_path / "root.json", a_root(1, ALICE.public_key, signed_by=[ALICE])))
 
     for args in (
         ["whoami"],
@@ -821,6 +984,7 @@ def test_the_base_install_is_enough(daemon: ScriptedDaemon, tmp_path: Path) -> N
         ["audit", "export", "-o", export],
         ["audit", "verify", export, "--log-key", key],
         ["tls", "request", "dns:a.example", "-o", str(tmp_path / "a")],
+        ["explain", root, "--against", root, "--key", "acme/root"],
     ):
         said = _without(extras, *args, endpoint=daemon.endpoint, folder=tmp_path)
         assert said.code == 0, (args, said)
