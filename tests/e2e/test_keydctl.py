@@ -20,6 +20,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from tests.e2e.daemon_process import DaemonProcess
+from tests.tuf_documents import ALICE, BOB, a_root, a_targets, write
 
 pytestmark = pytest.mark.softhsm
 
@@ -232,6 +233,75 @@ def test_the_log_accounts_for_a_signature_and_leaves_the_daemon_verified(machine
     assert proof.read_text().startswith(f"c2sp.org/tlog-proof@v1\nindex {signed['log_index']}\n")
     assert "the log only grew" in checkpoint.stderr
     assert tampered.returncode == 1
+
+
+def test_a_signature_is_explained_before_anybody_asks_for_it(machine: Machine) -> None:
+    machine.json("key", "create", "explained/root")
+    machine.json("key", "create", "explained/blind", "--algorithm", "ed25519")
+    keys = [ALICE.public_key, BOB.public_key]
+    old = write(machine.folder / "1.json", a_root(1, *keys, threshold=2, signed_by=[ALICE, BOB]))
+    new = a_root(2, ALICE.public_key, signed_by=[ALICE])
+    file = write(machine.folder / "2.json", new)
+    bare, odd = machine.folder / "bare", machine.folder / "odd"
+    bare.write_bytes(new.signed_bytes)
+    odd.write_bytes(new.signed_bytes.replace(b"{", b"{ ", 1))
+    size = machine.json("status")["log_size"]
+
+    explained = machine.json("explain", file, "--key", "explained/root", "--against", old)
+    text = machine.run("explain", file, "--key", "explained/root", "--against", old)
+    blind = machine.run("explain", odd, "--key", "explained/blind")
+    nothing_signed = machine.json("status")["log_size"]
+    signed = machine.json("sign", bare, "--key", "explained/root", "--encoding", "der")
+
+    decision = explained["decision"]
+    assert nothing_signed == size
+    assert decision["allowed"], decision
+    for name in ("key_version", "scheme", "encoding", "keyid", "rule"):
+        assert decision[name] == signed[name], name
+    assert signed["digest"] == f"sha256:{explained['sha256']}"
+    assert [s["state"] for s in explained["signatures"]] == ["valid"]
+    assert [(c["signers"], c["threshold"]) for c in explained["counts"]] == [(1, 1), (1, 2)]
+    assert text.stdout.index("! ~ threshold root: 2 of 2 -> 1 of 1") < text.stdout.index("verdict:")
+    assert "would be signed" in text.stdout
+    assert blind.returncode == 0
+    assert "not canonical JSON: byte 1" in blind.stdout
+    assert "bound to nothing" in blind.stderr
+
+
+def test_a_refusal_is_explained_with_its_exit_code_and_what_must_change(
+    machine_with_own_daemon: Machine,
+) -> None:
+    machine = machine_with_own_daemon
+    name = "app\x9b2J\nverdict: would be signed"
+    file = write(machine.folder / "targets.json", a_targets(1, name))
+    machine.json("key", "create", "acme/targets", "--bind", "acme:targets")
+    ask = ("explain", file, "--key", "acme/targets")
+
+    elsewhere = machine.run(*ask, "--context", "other:targets")
+    machine.run("freeze", "acme/targets", "--reason", "leaked?")
+    frozen = machine.run(*ask)
+    policy = machine.daemon.folder / "policy.toml"
+    policy.write_text(policy.read_text().replace('actions = ["signer"]', 'actions = ["list"]'))
+    machine.daemon.stop()
+    gone = machine.run(*ask)
+    machine.daemon.start()
+    denied = machine.run(*ask, "--json")
+
+    assert elsewhere.returncode == 2
+    assert "bound to acme:targets, not to other:targets" in elsewhere.stdout
+    assert frozen.returncode == 3
+    assert "leaked?" in frozen.stdout
+    assert "keydctl unfreeze acme/targets" in frozen.stdout
+    assert gone.returncode == 4
+    assert "SERVER_GONE" in gone.stdout
+    assert denied.returncode == 1
+    assert json.loads(denied.stdout)["decision"]["must_change"].startswith("a grant for you")
+    assert "  app\\x9b2J\\nverdict: would be signed: 3 bytes" in frozen.stdout
+    for said in (elsewhere, frozen, gone, denied):
+        assert "\x9b" not in said.stdout + said.stderr
+    assert [line for line in frozen.stdout.splitlines() if line.startswith("verdict")] == [
+        "verdict:     needs people (FROZEN)"
+    ]
 
 
 def test_an_unknown_key_and_bad_input_are_told_in_words(machine: Machine) -> None:
