@@ -17,6 +17,7 @@ from pathlib import Path
 from keyd.audit import merkle
 from keyd.audit.checkpoint import checkpoint_text
 from keyd.audit.note import NoteSignature, VerifierKey, write_note
+from keyd.durable import sync_folder
 from keyd.errors import AuditUnavailableError, KeydError
 from keyd.model import AuditRows, Checkpoint, Clock, TreeHead
 
@@ -255,8 +256,4 @@ def _replace(file: Path, note: str) -> None:
     finally:
         os.close(descriptor)
     partial.replace(file)
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(file.parent)

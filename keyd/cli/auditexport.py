@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyd.audit import merkle
 from keyd.audit.export import checkpoint_line
 from keyd.cli import output
+from keyd.durable import replacing
 from keyd.errors import LogProofError
 from keyd.model import Checkpoint
 
@@ -27,37 +26,29 @@ def export_log(client: Client, target: Path) -> Checkpoint:
         LogProofError: the entries do not fit the checkpoint.
     """
     head = client.checkpoint(fresh=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            frontier: tuple[bytes, ...] = ()
-            leaves: list[bytes] = []
-            size = 0
-            entries = client.list_entries(page_size=_ENTRIES_A_PAGE) if head.size else iter(())
-            with output.progress(entries, "exporting", head.size) as shown:
-                for entry in shown:
-                    if entry.index != size + len(leaves):
-                        raise LogProofError(f"the daemon left out entry {size + len(leaves)}")
-                    file.write(entry.body + b"\n")
-                    leaves.append(merkle.leaf_hash(entry.body))
-                    done = entry.index + 1 == head.size
-                    if done or len(leaves) == _LEAVES_AT_ONCE:
-                        frontier, _ = merkle.append(size, frontier, leaves)
-                        size, leaves = size + len(leaves), []
-                    if done:
-                        break
-            if size != head.size or merkle.root_hash(frontier) != head.root_hash:
-                raise LogProofError(
-                    "the entries the daemon gave do not fit its own checkpoint",
-                    hint="keep the kept checkpoints; look into the daemon's database",
-                )
-            file.write(checkpoint_line(head.note))
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(target, prefix=f".{target.name}.") as file:
+        frontier: tuple[bytes, ...] = ()
+        leaves: list[bytes] = []
+        size = 0
+        entries = client.list_entries(page_size=_ENTRIES_A_PAGE) if head.size else iter(())
+        with output.progress(entries, "exporting", head.size) as shown:
+            for entry in shown:
+                if entry.index != size + len(leaves):
+                    raise LogProofError(f"the daemon left out entry {size + len(leaves)}")
+                file.write(entry.body + b"\n")
+                leaves.append(merkle.leaf_hash(entry.body))
+                done = entry.index + 1 == head.size
+                if done or len(leaves) == _LEAVES_AT_ONCE:
+                    frontier, _ = merkle.append(size, frontier, leaves)
+                    size, leaves = size + len(leaves), []
+                if done:
+                    break
+        if size != head.size or merkle.root_hash(frontier) != head.root_hash:
+            raise LogProofError(
+                "the entries the daemon gave do not fit its own checkpoint",
+                hint="keep the kept checkpoints; look into the daemon's database",
+            )
+        file.write(checkpoint_line(head.note))
     return head
 
 

@@ -14,9 +14,10 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
+from keyd.durable import sync_folder
 from keyd.errors import ConfigError
 from keyd.store import schema
-from keyd.store.state_folder import DATABASE, LOCK, StateLock, create_private, sync_folder
+from keyd.store.state_folder import DATABASE, LOCK, StateLock, create_private
 
 RESTORED = "restored"
 """Flag of a restored database; JSON: ``at`` (ISO 8601), ``size`` (entries in the backup)."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from keyd.adapters.tufrepo import inspection
 from keyd.adapters.tufrepo.folder import Folder
 from keyd.adapters.tufrepo.keyring import KeyRing, Missing, SigningKey
 from keyd.adapters.tufrepo.settings import FILE_NAME
+from keyd.durable import replacing
 from keyd.errors import RepositoryError
 
 
@@ -95,13 +94,5 @@ def _choose(
 
 
 def _replace(path: Path, metadata: Metadata[Any]) -> None:
-    descriptor, temp = tempfile.mkstemp(prefix=".keyd-tmp-", dir=path.absolute().parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            os.fchmod(stream.fileno(), path.stat().st_mode & 0o777)
-            stream.write(metadata.to_bytes())
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temp).replace(path)
-    finally:
-        Path(temp).unlink(missing_ok=True)
+    with replacing(path, prefix=".keyd-tmp-", mode=path.stat().st_mode & 0o777) as stream:
+        stream.write(metadata.to_bytes())

@@ -20,6 +20,7 @@ from typing import IO
 
 from tuf.api.metadata import TargetFile
 
+from keyd.durable import sync, sync_folder
 from keyd.errors import RepositoryError
 
 _TEMP_PREFIX = ".keyd-tmp-"
@@ -171,16 +172,16 @@ class Folder:
                     shutil.copyfileobj(original, stream)
             except OSError as e:
                 raise RepositoryError(f"{source}: {e.strerror}", file=source) from e
-            _sync(stream)
+            sync(stream)
             target = TargetFile.from_file(target_path, str(temp), list(algorithms))
             prefixed = [self.targets / path for path in target.get_prefixed_paths()]
             for path in prefixed[1:]:
                 with _temp_file(final.parent) as (copy, copy_stream), temp.open("rb") as first:
                     shutil.copyfileobj(first, copy_stream)
-                    _sync(copy_stream)
+                    sync(copy_stream)
                     copy.replace(path)
             temp.replace(prefixed[0])
-        _sync_folder(final.parent)
+        sync_folder(final.parent)
         return target
 
     def _write_all(self, folder: Path, files: Sequence[tuple[str, bytes]]) -> None:
@@ -190,12 +191,12 @@ class Folder:
             for name, data in files:
                 temp, stream = stack.enter_context(_temp_file(folder))
                 stream.write(data)
-                _sync(stream)
+                sync(stream)
                 written.append((temp, folder / name))
             for temp, final in written:
                 temp.replace(final)
                 # Renames may reach the disk in another order than made, unless each is synced.
-                _sync_folder(folder)
+                sync_folder(folder)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -215,16 +216,3 @@ def _temp_file(folder: Path) -> Iterator[tuple[Path, IO[bytes]]]:
             yield path, stream
     finally:
         path.unlink(missing_ok=True)
-
-
-def _sync(stream: IO[bytes]) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
