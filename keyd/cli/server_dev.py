@@ -2,6 +2,8 @@
 
 DIR/keyd.toml     written anew at each start, from the options
 DIR/policy.toml   written once: the socket's principal is admin and signer
+DIR/origin        the log's name, random, so that no client takes the log of a new folder for a
+                  continuation of another's
 DIR/pin           the token's PIN, random, 0600
 DIR/tokens        SoftHSM's store; DIR/softhsm2.conf leads there
 DIR/state         registry and log; DIR/checkpoint is the newest checkpoint
@@ -43,7 +45,7 @@ def make_folder(folder: Path, *, tcp: str | None, hosts: int, now: datetime) -> 
     ``tcp``: HOST:PORT of a second listener, or None. ``hosts``: token host processes.
 
     Raises:
-        ConfigError: SoftHSM is missing, the folder cannot be used, or others can write to it.
+        ConfigError: SoftHSM is missing, or the folder cannot be used.
     """
     folder = folder.absolute()
     try:
@@ -64,7 +66,7 @@ def make_folder(folder: Path, *, tcp: str | None, hosts: int, now: datetime) -> 
             checkpoint_file=folder / "checkpoint",
             socket=made.socket,
             principal=PRINCIPAL,
-            origin="keyd.invalid/dev",
+            origin=_origin(folder),
             token=TOKEN,
             module=module,
             label=TOKEN,
@@ -78,6 +80,17 @@ def make_folder(folder: Path, *, tcp: str | None, hosts: int, now: datetime) -> 
         text += _tcp_listener(folder / "tls", tcp, now)
     made.config.write_text("# Written at each start of `keyd-server dev`.\n" + text)
     return made
+
+
+def _origin(folder: Path) -> str:
+    """The name of the folder's log, chosen once."""
+    file = folder / "origin"
+    if not file.exists():
+        # A log keeps the name it was begun with, which once was the same for all.
+        begun = (folder / "state").exists()
+        name = "keyd.invalid/dev" if begun else f"keyd.invalid/dev-{secrets.token_hex(4)}"
+        write_new_file(file, f"{name}\n".encode(), mode=0o600)
+    return file.read_text(encoding="utf-8").strip()
 
 
 def _make_token(folder: Path, module: Path) -> Path:
