@@ -6,9 +6,11 @@ import asyncio
 import ctypes
 import gc
 import os
+import pwd
 import resource
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import uvloop
 
@@ -17,6 +19,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from keyd.app import serve  # after the variable: grpc reads it when it is imported
 from keyd.config import Config
+from keyd.errors import ConfigError
 
 _PR_SET_DUMPABLE = 4
 _M_ARENA_MAX = -8
@@ -42,6 +45,7 @@ def run_daemon(
     Raises:
         ConfigError: why the daemon cannot start.
     """
+    refuse_another_user(config.server.state_dir)
     forbid_core_files()
     ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
     sys.setswitchinterval(_SWITCH_S)
@@ -56,6 +60,32 @@ def run_daemon(
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(config, dev=dev, ready=started))
+
+
+def refuse_another_user(state_dir: Path) -> None:
+    """Root may use the service's state folder, but what it makes there the service cannot open.
+
+    Raises:
+        ConfigError: the folder is there and not this user's.
+    """
+    try:
+        owner = state_dir.stat().st_uid
+    except OSError:
+        return  # the daemon makes it, or says why it cannot
+    if owner != os.geteuid():
+        raise ConfigError(
+            f"the state folder {state_dir} belongs to {_user(owner)}, and this is "
+            f"{_user(os.geteuid())}",
+            hint=f"systemctl start keyd-server, or: runuser -u {_user(owner)} -- keyd-server run",
+            file=state_dir,
+        )
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def forbid_core_files() -> None:
