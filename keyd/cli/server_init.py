@@ -6,6 +6,7 @@ import getpass
 import grp
 import os
 import re
+import secrets
 import shutil
 import socket
 import sys
@@ -20,9 +21,12 @@ from keyd.errors import ConfigError
 from keyd.policy.starter import starter_policy
 
 SERVICE_GROUP = "keyd-server"
+SERVICE_USER = "keyd-server"
 ADMIN_GROUP = "keyd-admin"
 PRINCIPAL = "socket:admin"
 _UNIT = "keyd-server-user.service"
+_SOFTHSM_TOKENS = Path("/var/lib/softhsm/tokens")
+"""Where Debian's SoftHSM keeps tokens, for members of one group."""
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9._-]+")
 
 
@@ -107,7 +111,7 @@ def initialise(
         checkpoint_file=places.checkpoint_file,
         socket=places.run_dir / "keyd.sock",
         principal=PRINCIPAL,
-        origin=f"{_host_name()}/keyd{f'-{getpass.getuser()}' if user else ''}",
+        origin=_origin(getpass.getuser() if user else ""),
         token=token.known_as,
         module=token.module.absolute(),
         label=token.label,
@@ -115,7 +119,7 @@ def initialise(
         group=places.group,
     )
     text = starter_config(starter)  # refuses what cannot be, before anything is written
-    places.config_dir.mkdir(mode=0o700 if user else 0o750, parents=True, exist_ok=True)
+    places.config_dir.mkdir(mode=0o700 if user else 0o755, parents=True, exist_ok=True)
     # The policy first: with it missing the configuration would not load.
     _write(policy, starter_policy(PRINCIPAL), user=user)
     _write(config, text, user=user)
@@ -129,6 +133,8 @@ def initialise(
 def _next(user: bool, starter: Starter, environ: Mapping[str, str]) -> list[str]:
     scope = " --user" if user else ""
     lines = [f"systemctl{scope} enable --now keyd-server"]
+    if not user and (group := _softhsm_group(starter.module)):
+        lines.insert(0, f"usermod --append --groups {group} {SERVICE_USER}   # SoftHSM's folder")
     if not user and (name := environ.get("SUDO_USER")):
         lines.insert(0, f"usermod --append --groups {ADMIN_GROUP} {name}   # then log in again")
     if starter.pin == "prompt":
@@ -155,9 +161,23 @@ def _system_places() -> Places:
     return SYSTEM
 
 
-def _host_name() -> str:
-    """This machine's name, for the log's origin."""
-    return re.sub(r"[^A-Za-z0-9.-]", "-", socket.getfqdn()) or "localhost"
+def _origin(user: str) -> str:
+    """A name for the log. Host names repeat, and so do daemons set up anew on one machine; what
+    clients keep of one log must never be held against another."""
+    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.getfqdn()) or "localhost"
+    whose = re.sub(r"[^a-z0-9._-]", "-", user)
+    return "-".join(filter(None, (f"{host}/keyd", whose, secrets.token_hex(4))))
+
+
+def _softhsm_group(module: Path) -> str:
+    """The group that the service user still has to join to open SoftHSM's tokens, or empty."""
+    if "softhsm" not in module.name:
+        return ""
+    try:
+        group = grp.getgrgid(_SOFTHSM_TOKENS.stat().st_gid)
+    except (OSError, KeyError):
+        return ""
+    return "" if group.gr_gid == 0 or SERVICE_USER in group.gr_mem else group.gr_name
 
 
 def _write(path: Path, text: str, *, user: bool) -> None:
