@@ -103,7 +103,7 @@ def test_the_unit_is_supervised_reloads_and_leaves_no_core() -> None:
 
     assert unit["Type"] == "notify"
     assert int(unit["WatchdogSec"]) > 0
-    assert unit["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    assert unit["ExecReload"] == "/bin/sh -c 'kill -HUP $$MAINPID'"
     assert unit["LimitCORE"] == "0"
     assert unit["LoadCredential"] == "pin:/etc/keyd-server/pins"
     assert unit["User"] == "keyd-server"
@@ -139,7 +139,7 @@ def test_folders_are_made_with_the_rights_they_need(tmp_path: Path) -> None:
         for path in ("etc/keyd-server", "etc/keyd-server/pins", "var/lib/keyd-server")
     }
     assert modes == {
-        "etc/keyd-server": "750",
+        "etc/keyd-server": "755",
         "etc/keyd-server/pins": "700",
         "var/lib/keyd-server": "700",
     }
