@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +23,10 @@ from keyd.model import Entry, KeyVersion
 
 if TYPE_CHECKING:
     from keyd.client import Client, Key
+
+
+_RAW_BYTES = (64, 96)
+"""How long r||s is on P-256 and P-384."""
 
 
 class Standing(StrEnum):
@@ -119,15 +124,18 @@ def _signed_digest(fields: Mapping[str, object], signed: bytes) -> str:
 
 
 def _forms(signature: bytes, version: KeyVersion | None) -> Iterator[bytes]:
+    """The signature as it is, then in its other encoding. Which one it has is not to be seen from
+    its bytes: r||s may begin as DER does."""
     yield signature
     if version is None or not version.public_key:
         return
     try:
         algorithm = publickeys.algorithm_of(version.public_key)
-        if algorithm.is_ecdsa:
-            is_raw = len(signature) in (64, 96) and signature[0] != 0x30
-            yield (
-                publickeys.to_der(signature) if is_raw else publickeys.to_raw(signature, algorithm)
-            )
     except (KeydError, ValueError):
-        return  # not a signature of such a key; the exact bytes were tried
+        return
+    if not algorithm.is_ecdsa:
+        return
+    with suppress(KeydError):
+        yield publickeys.to_raw(signature, algorithm)
+    if len(signature) in _RAW_BYTES:
+        yield publickeys.to_der(signature)
