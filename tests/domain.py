@@ -13,6 +13,7 @@ from keyd.errors import ClockError
 from keyd.gate import Gate
 from keyd.keyfields import NewKey
 from keyd.keys import Keys
+from keyd.logkey import LogKey
 from keyd.model import Binding, Caller, Key, KeyAlgorithm, Policy, Principal
 from keyd.policy import parse_policy
 from keyd.signing import Signing
@@ -68,6 +69,17 @@ class Domain:
         """A key with one active version."""
         new = NewKey(name, "main", algorithm, bindings=frozenset(bindings))
         return await self.keys.create(ADMIN, new)
+
+    def log_key(self, token: str = "main") -> LogKey:
+        """The log key on a token; made when it is ensured."""
+        return LogKey(
+            token=token,
+            registry=self.audit,
+            device=self.device,
+            enrolment=self.enrolment,
+            clock=self.clock,
+            get_flag=self.audit.get_flag,
+        )
 
     def actions(self) -> list[str]:
         """``action outcome`` of each entry, in order."""

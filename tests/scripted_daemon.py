@@ -12,6 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -558,3 +559,12 @@ class ScriptedDaemon:
             keys=len(self.keys),
             log_size=len(self.bodies),
         )
+
+
+@contextmanager
+def a_daemon_with_keys(folder: Path) -> Iterator[ScriptedDaemon]:
+    """One with acme/root, bound to acme:root, and acme/ed, bound to nothing."""
+    with ScriptedDaemon(folder) as daemon:
+        daemon.add_key("acme/root", bindings=("acme:root",))
+        daemon.add_key("acme/ed", KeyAlgorithm.ED25519)
+        yield daemon

@@ -66,7 +66,9 @@ class SoftHsm:
 
     def init_token(self, label: str, pin: str = PIN) -> str:
         """Make a token; return its serial."""
-        done = self._util("--init-token", "--free", "--label", label, "--pin", pin)
+        done = self._util(
+            "--init-token", "--free", "--label", label, "--pin", pin, "--so-pin", SO_PIN
+        )
         found = re.search(r"slot (\d+)", done)
         assert found is not None, done
         # SoftHSM makes the slot's number from the last 31 bits of the serial.
@@ -78,14 +80,7 @@ class SoftHsm:
 
     def serials(self) -> list[str]:
         """The serials of all initialized tokens, in the order SoftHSM lists them."""
-        listing = subprocess.run(
-            ["softhsm2-util", "--show-slots"],
-            env=self._environment(),
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        ).stdout
+        listing = self._util("--show-slots")
         return re.findall(r"Serial number:\s+([0-9a-f]{16})", listing)
 
     def pin_file(self, pin: str = PIN, name: str = "pin") -> Path:
@@ -119,7 +114,7 @@ class SoftHsm:
 
     def _util(self, *arguments: str) -> str:
         return subprocess.run(
-            ["softhsm2-util", *arguments, "--so-pin", SO_PIN],
+            ["softhsm2-util", *arguments],
             env=self._environment(),
             capture_output=True,
             text=True,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
@@ -57,24 +58,26 @@ class Machine:
         return json.loads(done.stdout)
 
 
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
+@contextmanager
+def a_machine() -> Iterator[Machine]:
     folder = Path(mkdtemp(prefix="keyd-ctl-"))
     try:
         with DaemonProcess(folder / "dev") as daemon:
             yield Machine(folder, daemon)
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    with a_machine() as made:
+        yield made
 
 
 @pytest.fixture
 def machine_with_own_daemon() -> Iterator[Machine]:
-    folder = Path(mkdtemp(prefix="keyd-ctl-"))
-    try:
-        with DaemonProcess(folder / "dev") as daemon:
-            yield Machine(folder, daemon)
-    finally:
-        shutil.rmtree(folder)
+    with a_machine() as made:
+        yield made
 
 
 def at_a_terminal(

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.commands import run_to_end
+
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEMD = ROOT / "systemd"
 MAX_EXPOSURE = 1.5
@@ -27,17 +29,7 @@ INSTALLED = (
 
 def run(*command: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a command, bounded; stdout and stderr together."""
-    return subprocess.run(
-        [str(word) for word in command],
-        cwd=ROOT,
-        env={**os.environ, **env},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return run_to_end(*command, timeout_s=300, env={**os.environ, **env}, cwd=ROOT)
 
 
 def with_this_python(unit: Path, folder: Path, name: str) -> Path:

@@ -21,6 +21,7 @@ from keyd.audit.note import VerifierKey
 from keyd.cli.softhsm_token import find_softhsm
 from keyd.client import Binding, Client, Encoding, EntryFilter, KeyAlgorithm
 from keyd.errors import CheckpointBehindError, KeydError
+from tests.e2e.commands import run_to_end
 from tests.e2e.daemon_process import DaemonProcess
 
 pytestmark = pytest.mark.softhsm
@@ -31,15 +32,8 @@ BOUND = "acme/targets"
 
 def keyd_server(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run keyd-server to its end; stdout and stderr together."""
-    return subprocess.run(
-        [sys.executable, "-m", "keyd.cli.server", *(str(word) for word in arguments)],
-        env={**os.environ, **env},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
-        check=False,
+    return run_to_end(
+        sys.executable, "-m", "keyd.cli.server", *arguments, env={**os.environ, **env}
     )
 
 

@@ -46,16 +46,14 @@ from keyd.model import (
 )
 from keyd.v1 import signing_pb2
 from tests.certificates import Issued, issue
-from tests.scripted_daemon import ScriptedDaemon
+from tests.scripted_daemon import ScriptedDaemon, a_daemon_with_keys
 
 MESSAGE = b"release 1.0\n"
 
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[ScriptedDaemon]:
-    with ScriptedDaemon(tmp_path) as started:
-        started.add_key("acme/root", bindings=("acme:root",))
-        started.add_key("acme/ed", KeyAlgorithm.ED25519)
+    with a_daemon_with_keys(tmp_path) as started:
         yield started
 
 

@@ -36,7 +36,7 @@ from keyd.errors import (
 )
 from keyd.model import KeyAlgorithm, Scheme
 from keyd.v1 import audit_pb2, signing_pb2
-from tests.scripted_daemon import ScriptedDaemon
+from tests.scripted_daemon import ScriptedDaemon, a_daemon_with_keys
 from tests.tuf_documents import ALICE, a_root, write
 
 REPOSITORY_ROOT = Path(__file__).parents[2]
@@ -60,9 +60,7 @@ Ctl = Callable[..., Said]
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[ScriptedDaemon]:
-    with ScriptedDaemon(tmp_path) as started:
-        started.add_key("acme/root", bindings=("acme:root",))
-        started.add_key("acme/ed", KeyAlgorithm.ED25519)
+    with a_daemon_with_keys(tmp_path) as started:
         yield started
 
 

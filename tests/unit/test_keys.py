@@ -26,7 +26,7 @@ from keyd.errors import (
     TokenObjectError,
 )
 from keyd.keyfields import KeyFilter, NewKey, parse_label
-from keyd.logkey import LOG_KEY, REPLACE, LogKey, log_keys
+from keyd.logkey import LOG_KEY, REPLACE, log_keys
 from keyd.model import (
     Action,
     Binding,
@@ -509,14 +509,7 @@ async def test_the_reserved_names_are_nobodys(domain: Domain) -> None:
 
 async def test_the_log_key_is_made_once_and_falls_back_to_p256(domain: Domain) -> None:
     domain.token.lacks = frozenset({KeyAlgorithm.ED25519})
-    log_key = LogKey(
-        token="main",
-        registry=domain.audit,
-        device=domain.device,
-        enrolment=domain.enrolment,
-        clock=domain.clock,
-        get_flag=domain.audit.get_flag,
-    )
+    log_key = domain.log_key()
 
     await log_key.ensure()
     await log_key.ensure()
@@ -532,14 +525,7 @@ async def test_the_log_key_is_made_once_and_falls_back_to_p256(domain: Domain) -
 async def test_a_lost_log_key_is_replaced_when_a_person_asked_and_only_once(
     domain: Domain,
 ) -> None:
-    log_key = LogKey(
-        token="main",
-        registry=domain.audit,
-        device=domain.device,
-        enrolment=domain.enrolment,
-        clock=domain.clock,
-        get_flag=domain.audit.get_flag,
-    )
+    log_key = domain.log_key()
     await log_key.ensure()
     first = log_key.find_public_key()
     domain.token.keys.clear()  # the token was lost, another one is in its place
@@ -557,14 +543,7 @@ async def test_a_lost_log_key_is_replaced_when_a_person_asked_and_only_once(
 
 
 async def test_the_log_key_says_when_it_cannot_sign(domain: Domain) -> None:
-    log_key = LogKey(
-        token="main",
-        registry=domain.audit,
-        device=domain.device,
-        enrolment=domain.enrolment,
-        clock=domain.clock,
-        get_flag=domain.audit.get_flag,
-    )
+    log_key = domain.log_key()
     with pytest.raises(KeydError, match="not made yet"):
         await log_key.sign(b"note\n")
     await log_key.ensure()

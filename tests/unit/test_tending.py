@@ -11,7 +11,7 @@ import pytest
 from keyd.audit.refusals import Refusals
 from keyd.device.events import EventKind, TokenEvent
 from keyd.errors import AuditUnavailableError, DeviceGoneError
-from keyd.logkey import REPLACE, LogKey
+from keyd.logkey import REPLACE
 from keyd.model import EntryDraft, KeyAlgorithm, Outcome, SetFlag, TokenState, VersionState
 from keyd.server.health import SIGNING_SERVICE, Health
 from keyd.server.metrics import Metrics
@@ -89,14 +89,7 @@ class Watched:
 
     def __init__(self, domain: Domain) -> None:
         self.looks = 0
-        self.log_key = LogKey(
-            token="main",
-            registry=domain.audit,
-            device=domain.device,
-            enrolment=domain.enrolment,
-            clock=domain.clock,
-            get_flag=domain.audit.get_flag,
-        )
+        self.log_key = domain.log_key()
 
         async def made() -> None:
             """Nothing uses it here."""
