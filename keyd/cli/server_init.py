@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import keyd
+from keyd.audit.checkpoint import parse_checkpoint
 from keyd.config import Starter, starter_config
-from keyd.errors import ConfigError
+from keyd.errors import ConfigError, LogProofError
 from keyd.policy.starter import starter_policy
 
 SERVICE_GROUP = "keyd-server"
@@ -111,7 +112,7 @@ def initialise(
         checkpoint_file=places.checkpoint_file,
         socket=places.run_dir / "keyd.sock",
         principal=PRINCIPAL,
-        origin=_origin(getpass.getuser() if user else ""),
+        origin=_origin(places.checkpoint_file, getpass.getuser() if user else ""),
         token=token.known_as,
         module=token.module.absolute(),
         label=token.label,
@@ -161,9 +162,14 @@ def _system_places() -> Places:
     return SYSTEM
 
 
-def _origin(user: str) -> str:
-    """A name for the log. Host names repeat, and so do daemons set up anew on one machine; what
-    clients keep of one log must never be held against another."""
+def _origin(checkpoint_file: Path, user: str) -> str:
+    """The log's name: of the log that is here already, or a new one. Host names repeat, and so do
+    daemons set up anew on one machine; what clients keep of one log must never be held against
+    another."""
+    try:
+        return parse_checkpoint(checkpoint_file.read_text(encoding="utf-8")).origin
+    except (OSError, UnicodeDecodeError, LogProofError):
+        pass
     host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.getfqdn()) or "localhost"
     whose = re.sub(r"[^a-z0-9._-]", "-", user)
     return "-".join(filter(None, (f"{host}/keyd", whose, secrets.token_hex(4))))
