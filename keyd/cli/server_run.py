@@ -8,7 +8,6 @@ import gc
 import os
 import pwd
 import resource
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,11 +30,6 @@ _COLLECT_AFTER = 50_000
 """Objects after which Python looks for cycles. A batch makes ten for each item, none of them in a
 cycle; the default of 700 spends a quarter of the daemon's time on looking."""
 
-_SWITCH_S = 0.0005
-"""How long a thread that runs Python may keep one waiting that comes back from a signature's
-verification or from the disk. With Python's own 5 ms either waits a hundred times longer than its
-work takes, whenever the event loop is busy."""
-
 
 def run_daemon(
     config: Config, *, dev: bool = False, ready: Callable[[], None] | None = None
@@ -48,7 +42,6 @@ def run_daemon(
     refuse_another_user(config.server.state_dir)
     forbid_core_files()
     ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
-    sys.setswitchinterval(_SWITCH_S)
     gc.set_threshold(_COLLECT_AFTER, 20, 20)
 
     def started() -> None:
