@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -20,10 +21,11 @@ from tests.fakes import FakeClock
 
 ROUNDS = 20
 
-# Commits in groups of random size, entries with keys among them, and writes each receipt to its
-# stdout once it is durable, as a daemon answers.
+# Forks a writer for each line it is sent, so that only one process has to import; says the
+# writer's pid, and when it is dead. A writer commits in groups of random size, entries with keys
+# among them, and writes each receipt to its stdout once it is durable, as a daemon answers.
 WRITER = """
-import asyncio, random, sys
+import asyncio, os, random, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from keyd.audit.checkpointer import Checkpointer, CheckpointSettings
@@ -71,47 +73,92 @@ async def main():
     run = random.randrange(1 << 60)
     await asyncio.gather(*(caller(log, f"{run}-{n}") for n in range(4)))
 
-asyncio.run(main())
+told = os.fdopen(int(sys.argv[2]), "w", buffering=1)
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        random.seed()
+        asyncio.run(main())
+    print(pid, file=told)
+    os.waitpid(pid, 0)
+    print("dead", file=told)
 """
 
 
-def run_and_kill(folder: Path, after_s: float) -> list[tuple[int, str, bool]]:
-    """Start a writer, kill it some time after its first receipt, return all whole receipts."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert child.stdout is not None
-    pipe = child.stdout.fileno()
-    received = b""
-    try:
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            ready, _, _ = select.select([pipe], [], [], max(0.0, end - time.monotonic()))
-            if not ready:
-                break
-            if not received:
-                end = time.monotonic() + after_s
-            chunk = os.read(pipe, 1 << 16)
-            assert chunk, "the writer ended by itself"
-            received += chunk
-        child.kill()
-        child.wait(timeout=10)
-        # What it had written before it died still stands in the pipe, which nobody else holds.
+class Writers:
+    """One writer after another on a store, each killed some time after its first receipt."""
+
+    def __init__(self, folder: Path) -> None:
+        reading, writing = os.pipe()
+        try:
+            self._forker = subprocess.Popen(
+                [sys.executable, "-c", WRITER, str(folder), str(writing)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[writing],
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            )
+        finally:
+            os.close(writing)
+        self._told = os.fdopen(reading, "rb", buffering=0)
+
+    def __enter__(self) -> Writers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._forker.stdin is not None
+        assert self._forker.stdout is not None
+        self._forker.kill()
+        self._forker.wait(timeout=10)
+        for pipe in (self._forker.stdin, self._forker.stdout, self._told):
+            pipe.close()
+
+    def run_and_kill(self, after_s: float) -> list[tuple[int, str, bool]]:
+        """Let a writer run; all whole receipts that left it."""
+        assert self._forker.stdin is not None
+        assert self._forker.stdout is not None
+        self._forker.stdin.write(b"go\n")
+        self._forker.stdin.flush()
+        pid = int(self._word())
+        pipe = self._forker.stdout.fileno()
+        try:
+            received = _read_for(pipe, after_s)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+        assert self._word() == b"dead"
+        # What it had written before it died still stands in the pipe.
         os.set_blocking(pipe, False)
         with contextlib.suppress(BlockingIOError):
             while chunk := os.read(pipe, 1 << 16):
                 received += chunk
-    finally:
-        child.kill()
-        child.wait(timeout=10)
-        child.stdout.close()
+        os.set_blocking(pipe, True)
+        whole = received[: received.rfind(b"\n") + 1].decode().split("\n")[:-1]
+        receipts = [line.split(" ") for line in whole]
+        return [(int(index), key, has_key == "1") for index, key, has_key in receipts]
+
+    def _word(self) -> bytes:
+        """The next line from the forker."""
+        ready, _, _ = select.select([self._told], [], [], 30)
+        assert ready, "the forker says nothing"
+        return self._told.readline().strip()
+
+
+def _read_for(pipe: int, after_s: float) -> bytes:
+    """What comes until that long after the first of it."""
+    received = b""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        ready, _, _ = select.select([pipe], [], [], max(0.0, end - time.monotonic()))
+        if not ready:
+            break
+        if not received:
+            end = time.monotonic() + after_s
+        chunk = os.read(pipe, 1 << 16)
+        assert chunk, "the writer ended by itself"
+        received += chunk
     assert received, "the writer gave no receipt in time"
-    whole = received[: received.rfind(b"\n") + 1].decode().split("\n")[:-1]
-    receipts = [line.split(" ") for line in whole]
-    return [(int(index), key, has_key == "1") for index, key, has_key in receipts]
+    return received
 
 
 def check_log(store: Store, receipts: list[tuple[int, str, bool]]) -> None:
@@ -133,13 +180,15 @@ def test_every_reported_receipt_survives_kill_9_at_random_moments(tmp_path: Path
     chance = random.Random(20300101)
     receipts: list[tuple[int, str, bool]] = []
 
-    for _ in range(ROUNDS):
-        receipts += run_and_kill(tmp_path, chance.uniform(0.0, 0.15))
+    with Writers(tmp_path) as writers:
+        for nth in range(ROUNDS):
+            given = writers.run_and_kill(chance.uniform(0.0, 0.15))
+            receipts += given
 
-        store = open_store(tmp_path, clock=FakeClock())
-        try:
-            check_log(store, receipts)
-        finally:
-            store.close()
+            store = open_store(tmp_path, clock=FakeClock())
+            try:
+                check_log(store, receipts if nth == ROUNDS - 1 else given)
+            finally:
+                store.close()
 
     assert len({index for index, _, _ in receipts}) == len(receipts)
