@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,18 +13,38 @@ import click
 from keyd import __version__
 from keyd.cli.exits import Exit
 from keyd.cli.server_speech import PROGRAM, complain, note, say
-from keyd.errors import KeydError
+from keyd.errors import ConfigError, KeydError
 
-DEFAULT_CONFIG = Path("/etc/keyd-server/keyd.toml")
+SYSTEM_CONFIG = Path("/etc/keyd-server/keyd.toml")
 
 _EXTRA = ("pydantic", "sqlalchemy", "prometheus_client", "grpc_health", "pkcs11")
 """Packages of the `server` extra; the base install has this command but not them."""
 
+
+def default_config() -> Path:
+    """The user's own configuration, as `init --user` writes it, if it is there; else the system's.
+    Never root's own: root looks after the system's daemon."""
+    home = os.environ.get("XDG_CONFIG_HOME") or f"{os.environ.get('HOME', '~')}/.config"
+    own = Path(home).expanduser() / "keyd-server" / "keyd.toml"
+    return own if os.geteuid() != 0 and own.is_file() else SYSTEM_CONFIG
+
+
+def _readable(_: click.Context, __: click.Parameter, config: Path) -> Path:
+    if os.path.lexists(config) and not os.access(config, os.R_OK):
+        raise ConfigError(
+            f"{config}: this user may not read it",
+            hint="use sudo, or for a daemon of your own: keyd-server init --user",
+            file=config,
+        )
+    return config
+
+
 config_option = click.option(
     "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=DEFAULT_CONFIG,
-    show_default=True,
+    type=click.Path(path_type=Path, dir_okay=False, readable=False),
+    default=default_config,
+    show_default=f"~/.config/keyd-server/keyd.toml if it is there, else {SYSTEM_CONFIG}",
+    callback=_readable,
     help="The configuration file.",
 )
 
@@ -38,7 +59,7 @@ config_option = click.option(
 def keyd_server(context: click.Context) -> None:
     """The signing daemon. Without a command: run."""
     if context.invoked_subcommand is None:
-        context.invoke(run_command, config=DEFAULT_CONFIG)
+        context.invoke(run_command, config=default_config())
 
 
 @keyd_server.command("run")

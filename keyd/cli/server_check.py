@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import stat
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -10,11 +11,13 @@ from pathlib import Path
 from cryptography import x509
 
 from keyd.config import Config, TcpListenerSection, load_config
+from keyd.config.sections import TokenSection, UnixListenerSection
 from keyd.errors import ConfigError
 from keyd.policy.file import FilePolicy
 from keyd.server.tls import TlsMaterial
 
 _EXPIRES_SOON = timedelta(days=30)
+_ELF = b"\x7fELF"
 
 
 @dataclass(slots=True)
@@ -38,11 +41,14 @@ def check_all(path: Path, now: datetime) -> Findings:
     )
     _check_policy(config, found)
     for token in config.tokens:
+        _check_module(token, found)
         if token.pin.startswith("file:"):
             _check_pin_file(Path(token.pin.removeprefix("file:")), found)
     for listener in config.listeners:
         if isinstance(listener, TcpListenerSection):
             _check_tls(listener, now, found)
+        else:
+            _check_group(listener, found)
     return found
 
 
@@ -76,6 +82,41 @@ def _check_pin_file(path: Path, found: Findings) -> None:
                 f"{path}: others can read the PIN (mode {mode:04o})",
                 hint=f"chmod 600 {path}",
                 file=path,
+            )
+        )
+
+
+def _check_module(token: TokenSection, found: Findings) -> None:
+    """That it is a library at all; loading it is the token host's business."""
+    try:
+        with token.module.open("rb") as file:
+            is_library = file.read(len(_ELF)) == _ELF
+    except OSError as e:
+        found.errors.append(
+            ConfigError(f"{token.module}: cannot be read: {e.strerror}", file=token.module)
+        )
+        return
+    if not is_library:
+        found.errors.append(
+            ConfigError(
+                f"{token.module}: not a PKCS#11 library (token {token.name})",
+                hint="module names the vendor's shared library itself, a .so file",
+                file=token.module,
+            )
+        )
+
+
+def _check_group(listener: UnixListenerSection, found: Findings) -> None:
+    """Only that it exists: which user the service runs as is not known here."""
+    if listener.group is None:
+        return
+    try:
+        grp.getgrnam(listener.group)
+    except KeyError:
+        found.errors.append(
+            ConfigError(
+                f"{listener.path}: there is no group {listener.group!r}",
+                hint=f"make it: groupadd --system {listener.group}",
             )
         )
 

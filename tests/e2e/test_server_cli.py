@@ -9,8 +9,10 @@ import sqlite3
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -18,8 +20,10 @@ import pytest
 
 from keyd.audit.checkpoint import verify_checkpoint
 from keyd.audit.note import VerifierKey
+from keyd.cli.server_dev import make_folder
 from keyd.cli.softhsm_token import find_softhsm
 from keyd.client import Binding, Client, Encoding, EntryFilter, KeyAlgorithm
+from keyd.config import load_config
 from keyd.errors import CheckpointBehindError, KeydError
 from tests.e2e.commands import run_to_end
 from tests.e2e.daemon_process import DaemonProcess
@@ -142,6 +146,17 @@ def test_the_daemon_leaves_no_core_file(daemon: DaemonProcess) -> None:
         assert core.split()[4:6] == ["0", "0"]
 
 
+def test_the_log_of_each_dev_folder_has_a_name_of_its_own_and_keeps_it(folder: Path) -> None:
+    """Else a fresh folder on a used socket path looks like a log that lost its entries."""
+    origins = []
+    for name in ("one", "two", "one"):
+        made = make_folder(folder / name, tcp=None, hosts=1, now=datetime.now(UTC))
+        origins.append(load_config(made.config).log.origin)
+
+    assert origins[0] == origins[2] != origins[1]
+    assert all(origin.startswith("keyd.invalid/dev-") for origin in origins)
+
+
 # -------------------------------------------------------------------------------- run, check
 
 
@@ -196,6 +211,43 @@ def test_run_says_what_is_wrong_and_what_to_do(folder: Path) -> None:
     assert "keyd-server: error:" in missing.stdout
     assert "keyd-server: hint: keyd-server init" in missing.stdout
     assert "Traceback" not in missing.stdout
+
+
+def test_check_finds_a_group_that_is_not_there_and_a_module_that_is_no_library(
+    folder: Path,
+) -> None:
+    made = make_folder(folder / "dev", tcp=None, hosts=1, now=datetime.now(UTC))
+    text = made.config.read_text()
+    module = folder / "opensc.module"
+    module.write_text("module: opensc-pkcs11.so\n")
+    text = text.replace(str(find_softhsm()), str(module))
+    made.config.write_text(
+        text.replace(
+            'principal = "socket:dev"', 'principal = "socket:dev"\ngroup = "nosuch"\nmode = "0660"'
+        )
+    )
+
+    bad = keyd_server("check", "--config", made.config)
+
+    assert bad.returncode == 2
+    assert f"{module}: not a PKCS#11 library (token dev)" in bad.stdout
+    assert "there is no group 'nosuch'" in bad.stdout
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_root_makes_no_files_that_the_service_could_not_open(folder: Path) -> None:
+    made = make_folder(folder / "dev", tcp=None, hosts=1, now=datetime.now(UTC))
+    state = folder / "dev/state"
+    state.mkdir()
+    os.chown(state, 65534, 65534)
+
+    refused = keyd_server("run", "--config", made.config)
+
+    assert refused.returncode == 2
+    assert f"the state folder {state} belongs to nobody, and this is root" in refused.stdout
+    assert "hint: systemctl start keyd-server" in refused.stdout
+    assert list(state.iterdir()) == []
 
 
 # -------------------------------------------------------------------------------- state
@@ -388,6 +440,31 @@ def test_init_for_a_user_writes_a_configuration_that_checks(folder: Path) -> Non
     unit = (folder / ".config/systemd/user/keyd-server.service").read_text()
     assert "/usr/local/bin/keyd-server" not in unit
     assert (again.returncode, "not overwritten" in again.stdout) == (2, True)
+
+
+def test_init_names_a_log_for_ever_and_no_two_logs_alike(folder: Path) -> None:
+    env = {
+        "HOME": str(folder),
+        "XDG_RUNTIME_DIR": str(folder / "run"),
+        "XDG_CONFIG_HOME": "",
+        "XDG_DATA_HOME": "",
+    }
+    token = ("--token-module", find_softhsm(), "--token-label", "x")
+    config = folder / ".config/keyd-server"
+    checkpoint = folder / ".local/share/keyd-server/checkpoint"
+
+    def init() -> str:
+        shutil.rmtree(config, ignore_errors=True)
+        made = keyd_server("init", "--user", *token, **env)
+        assert made.returncode == 0, made.stdout
+        return load_config(config / "keyd.toml").log.origin
+
+    first, second = init(), init()
+    root_hash = b64encode(bytes(32)).decode()
+    checkpoint.write_text(f"{first}\n7\n{root_hash}\n\n\u2014 {first} AAAAAAAA\n")
+
+    assert first != second
+    assert init() == first
 
 
 def test_init_never_takes_a_pin(folder: Path) -> None:
