@@ -5,6 +5,8 @@
 # /var/log/keyd-server and the user. With DESTDIR everything goes under that folder and nothing of
 # this machine is touched.
 set -eu
+# The service user has to read what root installs.
+umask 022
 cd "$(dirname "$0")/.."
 
 PREFIX=${PREFIX:-/opt/keyd-server}
@@ -17,6 +19,14 @@ if [ -z "$DESTDIR" ] && [ "$(id -u)" != 0 ]; then
     echo "install: this needs root: sudo make $1" >&2
     exit 1
 fi
+quietly() { # quietly COMMAND...: what it says is shown only if it fails
+    "$@" >"$work/log" 2>&1 || {
+        code=$?
+        cat "$work/log" >&2
+        echo "install: failed: $*" >&2
+        exit "$code"
+    }
+}
 on_this_machine() { [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; }
 put() { # put FILE TARGET
     mkdir -p "$DESTDIR$(dirname "$2")"
@@ -25,17 +35,28 @@ put() { # put FILE TARGET
 
 case "${1:-}" in
 install)
+    missing=
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || missing=" python3-venv"
+    [ -n "$DESTDIR" ] || command -v systemd-sysusers >/dev/null || missing="$missing systemd"
+    if [ -n "$missing" ]; then
+        echo "install: missing:$missing; on Debian: apt-get install$missing" >&2
+        exit 1
+    fi
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+        echo "install: keyd needs Python 3.11 or newer; name one: make install PYTHON=python3.12" >&2
+        exit 1
+    }
     venv=$DESTDIR$PREFIX
-    # A venv whose Python went away (an upgrade of the distribution) is made anew.
-    "$venv/bin/python" -c '' 2>/dev/null || "$python" -m venv --clear "$venv"
     # Built outside the tree, so that root leaves no files of its own in it.
-    wheels=$(mktemp -d)
-    trap 'rm -rf "$wheels"' EXIT
-    "$venv/bin/python" -m pip wheel -q --disable-pip-version-check --no-deps -w "$wheels" .
-    wheel=$(echo "$wheels"/keyd-*.whl)
-    "$venv/bin/python" -m pip install -q --disable-pip-version-check "$wheel[server,tuf]"
-    "$venv/bin/python" -m pip install -q --disable-pip-version-check \
-        --no-deps --force-reinstall "$wheel"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    # A venv whose Python went away (an upgrade of the distribution) is made anew.
+    "$venv/bin/python" -c '' 2>/dev/null || quietly "$python" -m venv --clear "$venv"
+    pip() { quietly "$venv/bin/python" -m pip "$@"; }
+    pip wheel -q --disable-pip-version-check --no-deps -w "$work" .
+    wheel=$(echo "$work"/keyd-*.whl)
+    pip install -q --disable-pip-version-check "$wheel[server,tuf]"
+    pip install -q --disable-pip-version-check --no-deps --force-reinstall "$wheel"
     mkdir -p "$DESTDIR/usr/local/bin"
     for command in $commands; do
         [ -z "$DESTDIR" ] || sed -i "1s|#!$DESTDIR|#!|" "$venv/bin/$command"
@@ -53,6 +74,8 @@ install)
     if on_this_machine; then
         systemctl daemon-reload
         systemctl try-restart keyd-server.service
+    elif [ -z "$DESTDIR" ]; then
+        echo "install: systemd does not run here; docs/operations.md says how to start without it"
     fi
     echo "install: keyd $("$venv/bin/python" -c 'from importlib.metadata import version; print(version("keyd"))') is in $PREFIX"
     [ -e "$DESTDIR/etc/keyd-server/keyd.toml" ] || echo "install: next: keyd-server init"
