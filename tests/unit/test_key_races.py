@@ -84,7 +84,7 @@ async def test_a_destruction_under_way_cannot_be_cancelled(domain: Domain) -> No
     await _doomed(domain)
     held = Held(domain, "destroy")
     destroying = asyncio.create_task(domain.keys.destroy(ADMIN, "acme/targets", 1))
-    await held.begun.wait()
+    await asyncio.wait_for(held.begun.wait(), 5)
 
     for attempt in (domain.keys.cancel_destroy, domain.keys.destroy):
         with pytest.raises(KeyStateError, match="is being destroyed"):
@@ -117,7 +117,7 @@ async def test_a_destruction_whose_caller_left_is_finished_and_logged(domain: Do
     await _doomed(domain)
     held = Held(domain, "destroy", after_the_deed=True)
     call = asyncio.create_task(domain.keys.destroy(ADMIN, "acme/targets", 1))
-    await held.begun.wait()
+    await asyncio.wait_for(held.begun.wait(), 5)
 
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -161,7 +161,7 @@ async def test_a_second_creation_of_a_name_does_not_have_the_first_one_undone(
 ) -> None:
     held = Held(domain, "generate")
     first = asyncio.create_task(domain.a_key())
-    await held.begun.wait()
+    await asyncio.wait_for(held.begun.wait(), 5)
     domain.audit.find = lambda name: None  # type: ignore[method-assign]
     with pytest.raises(KeyExistsError):  # it was checked before the first one's intent
         await domain.a_key()
@@ -225,7 +225,7 @@ async def test_a_key_bound_while_it_rotates_at_once_is_only_staged(domain: Domai
     await domain.a_key()
     held = Held(domain, "generate")
     rotating = asyncio.create_task(domain.keys.rotate(ADMIN, "acme/targets", at_once=True))
-    await held.begun.wait()
+    await asyncio.wait_for(held.begun.wait(), 5)
 
     await domain.keys.update(ADMIN, "acme/targets", bindings=frozenset({BOUND}))
     held.go_on.set()

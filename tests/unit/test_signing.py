@@ -382,7 +382,7 @@ async def test_a_caller_that_leaves_drops_what_waits_and_the_rest_is_logged(
     call = asyncio.create_task(
         domain.signing.sign_batch(CI, [ask(message=b"one"), ask(message=b"two")])
     )
-    await slow.started.wait()
+    await asyncio.wait_for(slow.started.wait(), 5)
 
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -402,7 +402,7 @@ async def _in_flight(
     domain.signing._device = slow  # type: ignore[assignment]
     call = asyncio.create_task(domain.signing.sign_batch(CI, requests))
     async with asyncio.timeout(5):
-        await slow.started.wait()
+        await asyncio.wait_for(slow.started.wait(), 5)
     return slow, call
 
 
