@@ -1,8 +1,7 @@
-"""How a key pair on a token becomes a version in the registry, and how that survives a crash.
+"""How a new key pair on a token becomes a version in the registry, and how that survives a crash.
 
-    generate:  intent entry + PENDING version  ->  token generates  ->  test signature
-               ->  outcome entry + ENABLED version
-    adopt:     look at the object and its attributes  ->  test signature  ->  entry + version
+    intent entry + PENDING version  ->  token generates  ->  test signature
+                                    ->  outcome entry + ENABLED version
 
 A PENDING version that a crash left behind is settled when its token is ready: finished when the
 key pair is there and signs, undone when it is not. Nothing is ever destroyed on a token here.
@@ -15,29 +14,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from keyd import publickeys
-from keyd.errors import (
-    AuditUnavailableError,
-    KeydError,
-    KeyExistsError,
-    TokenObjectError,
-)
+from keyd.errors import AuditUnavailableError, KeydError
 from keyd.model import (
     SYSTEM,
     Action,
     AuditLog,
-    Binding,
     Caller,
     Clock,
     DeleteVersion,
     Device,
     Effect,
     EntryDraft,
-    InsertKey,
     InsertVersion,
     Key,
-    KeyAlgorithm,
     KeyVersion,
-    Origin,
     Outcome,
     Registry,
     SetActive,
@@ -80,7 +70,7 @@ def version_entry(
 
 
 class Enrolment:
-    """Makes, adopts and settles key versions."""
+    """Makes and settles key versions."""
 
     def __init__(
         self, *, device: Device, audit: AuditLog, registry: Registry, clock: Clock
@@ -279,81 +269,3 @@ class Enrolment:
                 log.warning("%s %s", version.name, message)
             told.append(f"{version.name} {message}")
         return told
-
-    # ------------------------------------------------------------------------------- adopt
-
-    async def objects(self, token: str) -> list[TokenObject]:
-        """All key pairs on the token."""
-        return await self._device.objects(token)
-
-    async def find(self, token: str, object_id: bytes) -> TokenObject:
-        """The one key pair with this CKA_ID.
-
-        Raises:
-            TokenObjectError: none, or several.
-        """
-        matches = [o for o in await self._device.objects(token) if o.object_id == object_id]
-        if len(matches) != 1:
-            how_many = "no key pair has" if not matches else f"{len(matches)} key pairs have"
-            raise TokenObjectError(
-                f"{how_many} the object id {object_id.hex() or '(empty)'} on token {token}",
-                hint=f"see what lies there with: keydctl token objects {token}",
-                token=token,
-            )
-        return matches[0]
-
-    async def adopt(
-        self,
-        caller: Caller,
-        token: str,
-        name: str,
-        number: int,
-        found: TokenObject,
-        bindings: frozenset[Binding],
-        said: str,
-        details: Mapping[str, str] = NO_DETAILS,
-    ) -> None:
-        """Register a key pair that is there already; it must sign, and must not be exportable."""
-        if found.algorithm is None:
-            raise TokenObjectError(
-                f"keyd does not use this kind of key; it uses {', '.join(KeyAlgorithm)}",
-                token=token,
-            )
-        check_attributes(found)
-        scheme = found.algorithm.schemes[0]
-        key = self._registry.find(name)
-        effects: list[Effect] = []
-        if key is None:
-            key = Key(
-                name=name,
-                token=token,
-                algorithm=found.algorithm,
-                scheme=scheme,
-                created_at=self._clock.now(),
-                created_by=caller.principal.id,
-                bindings=bindings,
-            )
-            effects.append(InsertKey(key))
-        elif (key.algorithm, key.token) != (found.algorithm, token):
-            raise KeyExistsError(f"{name} is a {key.algorithm} key on token {key.token}", key=name)
-        await check_signs(self._device, token, found.algorithm, key.scheme, found)
-        version = KeyVersion(
-            key=name,
-            number=number,
-            state=VersionState.ENABLED,
-            origin=Origin.ADOPTED,
-            token_serial=found.serial,
-            object_id=found.object_id,
-            public_key=found.public_key,
-            keyids=publickeys.keyids(found.public_key, key.scheme),
-            created_at=self._clock.now(),
-            created_by=caller.principal.id,
-        )
-        effects.append(InsertVersion(version))
-        # Like a rotation: a further version of a bound key is only staged.
-        if not key.active_version or (number > key.active_version and not key.bindings):
-            effects.append(SetActive(name, number, expect=key.active_version))
-        entry = version_entry(
-            caller, Action.ADOPT, key, version, said=said, message="adopted, origin unproven"
-        )
-        await self._audit.record(replace(entry, alert=True, details=details), effects)

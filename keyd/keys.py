@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 
 from keyd import publickeys
+from keyd.adoption import Adoption
 from keyd.enrolment import Enrolment
 from keyd.errors import (
     InvalidRequestError,
@@ -77,6 +78,7 @@ class Keys(Versions):
             destroy_wait_s=destroy_wait_s,
         )
         self._enrolment = enrolment
+        self._adoption = Adoption(device=device, audit=audit, registry=registry, clock=clock)
 
     # ------------------------------------------------------------------------------- read
 
@@ -280,7 +282,7 @@ class Keys(Versions):
         token = self._token(token)
         if self._registry.find(name) is not None:
             raise KeyExistsError(f"a key {name} exists already", key=name)
-        found = await self._enrolment.find(token, object_id)
+        found = await self._adoption.find(token, object_id)
         registered = self._registry.find_public_key(found.public_key)
         if registered is not None:
             seen = self._gate.may(caller, Action.LIST, registered.key)
@@ -289,7 +291,7 @@ class Keys(Versions):
                 key=registered.key if seen else "",
             )
         details = binding_details(frozenset(), bindings) if bindings else {}
-        await self._enrolment.adopt(caller, token, name, 1, found, bindings, said, details)
+        await self._adoption.adopt(caller, token, name, 1, found, bindings, said, details)
         return self._gate.existing(name)
 
     async def adopt_labelled(
@@ -306,7 +308,7 @@ class Keys(Versions):
         token = self._token(token)
         names: list[str] = []
         skipped: list[str] = []
-        for found in sorted(await self._enrolment.objects(token), key=label_order):
+        for found in sorted(await self._adoption.objects(token), key=label_order):
             name, number = parse_label(found.label)
             mark = found.label or found.object_id.hex()
             if not number:
@@ -317,7 +319,7 @@ class Keys(Versions):
             else:
                 try:
                     await self._gate.authorize(caller, Action.ADOPT, name)
-                    await self._enrolment.adopt(
+                    await self._adoption.adopt(
                         caller, token, name, number, found, frozenset(), said
                     )
                     names.append(name)
