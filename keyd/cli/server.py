@@ -29,7 +29,12 @@ def default_config() -> Path:
     return own if os.geteuid() != 0 and own.is_file() else SYSTEM_CONFIG
 
 
-def _readable(_: click.Context, __: click.Parameter, config: Path) -> Path:
+def readable(config: Path) -> Path:
+    """The file itself, unless it is there and closed to this user.
+
+    Raises:
+        ConfigError: it is.
+    """
     if os.path.lexists(config) and not os.access(config, os.R_OK):
         raise ConfigError(
             f"{config}: this user may not read it",
@@ -44,7 +49,7 @@ config_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False, readable=False),
     default=default_config,
     show_default=f"~/.config/keyd-server/keyd.toml if it is there, else {SYSTEM_CONFIG}",
-    callback=_readable,
+    callback=lambda _context, _parameter, config: readable(config),
     help="The configuration file.",
 )
 
@@ -59,7 +64,7 @@ config_option = click.option(
 def keyd_server(context: click.Context) -> None:
     """The signing daemon. Without a command: run."""
     if context.invoked_subcommand is None:
-        context.invoke(run_command, config=default_config())
+        context.invoke(run_command, config=readable(default_config()))
 
 
 @keyd_server.command("run")

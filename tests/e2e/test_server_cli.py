@@ -467,6 +467,36 @@ def test_init_names_a_log_for_ever_and_no_two_logs_alike(folder: Path) -> None:
     assert init() == first
 
 
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_an_ordinary_user_gets_the_own_configuration_and_is_told_when_one_is_closed(
+    folder: Path,
+) -> None:
+    # Imported as root: nobody else may need to enter the folder that this source tree is in.
+    program = (
+        "import os, sys; from keyd.cli import server, server_check\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534); sys.exit(server.run(sys.argv[1:]))"
+    )
+    folder.chmod(0o755)
+    home = folder / "home"
+    own = make_folder(home / ".config/keyd-server", tcp=None, hosts=1, now=datetime.now(UTC)).config
+    for path in (home, *home.rglob("*")):
+        os.chown(path, 65534, 65534)
+    closed = folder / "keyd.toml"
+    closed.touch(mode=0o600)
+
+    def as_nobody(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "HOME": str(home), "XDG_CONFIG_HOME": ""}
+        return run_to_end(sys.executable, "-c", program, *arguments, env=env)
+
+    refused = as_nobody("check", "--config", closed)
+    checked = as_nobody("check")
+
+    assert refused.returncode == 2
+    assert f"{closed}: this user may not read it" in refused.stdout
+    assert (checked.returncode, f"{own}: 1 token" in checked.stdout) == (0, True), checked.stdout
+
+
 def test_init_never_takes_a_pin(folder: Path) -> None:
     env = {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder), "XDG_CONFIG_HOME": ""}
 
