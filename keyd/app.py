@@ -83,10 +83,10 @@ async def serve(
         loop.add_signal_handler(signal.SIGHUP, daemon.reload_soon)
         if reload_asked.is_set():
             daemon.reload_soon()
+        log.info("serving", extra={"version": __version__, "at": ", ".join(daemon.addresses)})
         if ready is not None:
             ready()
         sdnotify.notify(sdnotify.READY)
-        log.info("serving", extra={"version": __version__, "at": ", ".join(daemon.addresses)})
         await stop.wait()
         sdnotify.notify(sdnotify.STOPPING)
         log.info("draining")
