@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import grp
+import os
+import pwd
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -40,6 +44,7 @@ def check_all(path: Path, now: datetime) -> Findings:
         f"{path}: {_count(config.tokens, 'token')}, {_count(config.listeners, 'listener')}"
     )
     _check_policy(config, found)
+    _check_rights(config, found)
     for token in config.tokens:
         _check_module(token, found)
         if token.pin.startswith("file:"):
@@ -67,6 +72,46 @@ def _check_policy(config: Config, found: Findings) -> None:
     )
     if not policy.grants:
         found.lines.append(f"warning: {config.server.policy} grants nothing to anybody")
+
+
+def _check_rights(config: Config, found: Findings) -> None:
+    """Root can read everything; the user who owns the state folder has to read it too."""
+    try:
+        service = pwd.getpwuid(config.server.state_dir.stat().st_uid)
+        group = grp.getgrgid(service.pw_gid).gr_name
+    except (OSError, KeyError):
+        return  # the daemon has not been here yet
+    if os.geteuid() != 0 or service.pw_uid == 0:
+        return
+    files = [config.server.policy, *(token.module for token in config.tokens)]
+    for listener in config.listeners:
+        if isinstance(listener, TcpListenerSection):
+            files += [listener.cert, listener.key, listener.client_ca]
+    with _as_user(service):
+        closed = [file for file in files if not os.access(file, os.R_OK, effective_ids=True)]
+    found.errors += [
+        ConfigError(
+            f"{file}: the service's user {service.pw_name} cannot read it",
+            hint=f"chgrp {group} {file} && chmod g+r {file}; its folders too",
+            file=file,
+        )
+        for file in closed
+    ]
+
+
+@contextmanager
+def _as_user(user: pwd.struct_passwd) -> Iterator[None]:
+    """Root asks the kernel in another's name; only for a process with one thread."""
+    groups, gid = os.getgroups(), os.getegid()
+    os.initgroups(user.pw_name, user.pw_gid)
+    os.setegid(user.pw_gid)
+    os.seteuid(user.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(gid)
+        os.setgroups(groups)
 
 
 def _check_pin_file(path: Path, found: Findings) -> None:

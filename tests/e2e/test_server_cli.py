@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import shutil
 import signal
 import sqlite3
@@ -232,6 +234,27 @@ def test_check_finds_a_group_that_is_not_there_and_a_module_that_is_no_library(
     assert bad.returncode == 2
     assert f"{module}: not a PKCS#11 library (token dev)" in bad.stdout
     assert "there is no group 'nosuch'" in bad.stdout
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_check_as_root_finds_what_the_service_could_not_read(folder: Path) -> None:
+    made = make_folder(folder / "dev", tcp="127.0.0.1:0", hosts=1, now=datetime.now(UTC))
+    state = folder / "dev/state"
+    state.mkdir()
+    key = folder / "dev/tls/server.key"
+    fine = keyd_server("check", "--config", made.config)
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 65534, 65534)
+    os.chown(key, 0, 0)
+
+    bad = keyd_server("check", "--config", made.config)
+
+    assert fine.returncode == 0, fine.stdout
+    assert bad.returncode == 2, bad.stdout
+    assert f"error: {key}: the service's user nobody cannot read it" in bad.stdout
+    assert f"hint: chgrp {grp.getgrgid(pwd.getpwnam('nobody').pw_gid).gr_name} {key}" in bad.stdout
+    assert bad.stdout.count("cannot read it") == 1
 
 
 @pytest.mark.root
