@@ -216,9 +216,9 @@ class Change:
         old = self.published
         staged = self._staged()
         current: dict[str, Metadata[Targets]] = {}
-        todo: list[tuple[Delegator, str]] = [(root.signed, "targets")]
-        while todo:
-            delegator, role = todo.pop(0)
+        unread: list[tuple[Delegator, str]] = [(root.signed, "targets")]
+        while unread:
+            delegator, role = unread.pop(0)
             if role in current:
                 continue
             before = old.targets.get(role) if old else None
@@ -239,7 +239,7 @@ class Change:
                 made = self._collect(role, again, judges, report)
             if made is not None:
                 current[role] = made
-                todo.extend((made.signed, child) for child in reading.delegated_names(made.signed))
+                unread.extend((made.signed, child) for child in reading.delegated_names(made.signed))
             elif role == "targets" or before is not None:
                 return None
         return current

@@ -125,9 +125,9 @@ def read(folder: Folder) -> Published | None:
     snapshot = _vouched(folder, name, Snapshot, root.signed, "snapshot")
     _check_meta(folder, name, about, snapshot)
     state = Published(root, timestamp, snapshot)
-    todo: list[tuple[Delegator, str]] = [(root.signed, "targets")]
-    while todo:
-        delegator, role = todo.pop(0)
+    unread: list[tuple[Delegator, str]] = [(root.signed, "targets")]
+    while unread:
+        delegator, role = unread.pop(0)
         listed = snapshot.signed.meta.get(f"{role}.json")
         if role in state.targets or (listed is None and role != "targets"):
             continue  # A role that is delegated to and has published nothing yet is no error.
@@ -137,7 +137,7 @@ def read(folder: Folder) -> Published | None:
         targets = _vouched(folder, name, Targets, delegator, role)
         _check_meta(folder, name, listed, targets)
         state.targets[role] = targets
-        todo.extend((targets.signed, child) for child in delegated_names(targets.signed))
+        unread.extend((targets.signed, child) for child in delegated_names(targets.signed))
     return state
 
 
