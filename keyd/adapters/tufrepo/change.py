@@ -239,7 +239,9 @@ class Change:
                 made = self._collect(role, again, judges, report)
             if made is not None:
                 current[role] = made
-                unread.extend((made.signed, child) for child in reading.delegated_names(made.signed))
+                unread.extend(
+                    (made.signed, child) for child in reading.delegated_names(made.signed)
+                )
             elif role == "targets" or before is not None:
                 return None
         return current
