@@ -11,12 +11,17 @@
     ├── KeyBoundError                KEY_BOUND
     ├── FrozenError                  FROZEN
     ├── ApprovalNeededError          APPROVAL_NEEDED
+    ├── ApprovalNotFoundError        APPROVAL_NOT_FOUND
+    ├── ApprovalStateError           APPROVAL_STATE
     ├── AlgorithmMismatchError       ALGORITHM_MISMATCH
     ├── KeyMismatchError             KEY_MISMATCH
     ├── ContentError                 CONTENT
     ├── RotationConflictError        ROTATION_CONFLICT
     ├── ConflictError                CONFLICT
     ├── VersionTakenError            VERSION_TAKEN
+    ├── RuleRefusedError             RULE_REFUSED
+    ├── RoleNotFoundError            ROLE_NOT_FOUND
+    ├── CeremonyNotFoundError        CEREMONY_NOT_FOUND
     ├── RateLimitedError             RATE_LIMITED
     ├── TokenError
     │   ├── TokenNotFoundError       TOKEN_NOT_FOUND
@@ -138,9 +143,23 @@ class FrozenError(KeydError):
 
 
 class ApprovalNeededError(KeydError):
-    """People have to consent first: facts ``approval``, ``have``, ``need``."""
+    """People have to consent first: facts ``approval`` (its id, empty for a dry run), ``have``,
+    ``need``, ``why``."""
 
     reason = "APPROVAL_NEEDED"
+
+
+class ApprovalNotFoundError(KeydError):
+    """No approval of that id, or none the caller may see."""
+
+    reason = "APPROVAL_NOT_FOUND"
+
+
+class ApprovalStateError(KeydError):
+    """The approval is used, rejected, withdrawn or expired, or this person's word does not count
+    for it: facts ``approval``, ``state``."""
+
+    reason = "APPROVAL_STATE"
 
 
 class AlgorithmMismatchError(KeydError):
@@ -175,9 +194,30 @@ class ConflictError(KeydError):
 
 
 class VersionTakenError(KeydError):
-    """Other bytes are signed at this version: facts ``role``, ``version``, ``next_version``."""
+    """Other bytes are signed, or being signed, at this version: facts ``repository``, ``role``,
+    ``version``, ``digest`` (asked for), ``signed_digest``, ``last_version``, ``next_version``."""
 
     reason = "VERSION_TAKEN"
+
+
+class RuleRefusedError(KeydError):
+    """Content that a bound key never signs as things stand: facts ``rule`` (a word for programs;
+    keyd/rules lists them), ``repository``, ``role``, ``version``; the hint names the way out."""
+
+    reason = "RULE_REFUSED"
+
+
+class RoleNotFoundError(KeydError):
+    """Nothing of this repository and role was signed or shown here, or it is not the caller's to
+    see."""
+
+    reason = "ROLE_NOT_FOUND"
+
+
+class CeremonyNotFoundError(KeydError):
+    """No ceremony of that id, or none the caller may see."""
+
+    reason = "CEREMONY_NOT_FOUND"
 
 
 class RateLimitedError(KeydError):

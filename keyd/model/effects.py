@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from keyd.model.approvals import Approval, ApprovalContents, ApprovalState, Vote
+from keyd.model.ceremonies import Ceremony
 from keyd.model.keys import Binding, Key, KeyVersion, VersionState
+from keyd.model.marks import Mark, MarkContents, Marked, Need
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,93 @@ class StoreSignature:
     signature: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class RecordMark:
+    """A signature over ``marked`` was made by ``signer`` (identity as in Need).
+
+    Judged once more where nobody can come between. Same version and digest as the mark's newest:
+    the signer is added. Otherwise a root has to be exactly the next version after a complete one
+    (or version 1 without a mark), else RuleRefusedError; others have to be above the newest, or,
+    for snapshot and timestamp while the newest is not PUBLISHED, other bytes at its version
+    (counted as reissued); other bytes elsewhere -> VersionTakenError, lower -> RuleRefusedError.
+    When all ``needs`` are met by the signers known, the version becomes COMPLETE.
+    """
+
+    repository: str
+    role: str
+    marked: Marked
+    content: bytes
+    signer: str
+    needs: tuple[Need, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PutMark:
+    """Set a mark as a person or published files say. ``expect``: digest of the newest version that
+    was looked at, empty for no mark; another one -> ConflictError."""
+
+    mark: Mark
+    contents: MarkContents
+    expect: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DropMark:
+    """Forget a mark; ``expect`` as in PutMark."""
+
+    repository: str
+    role: str
+    expect: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class InsertApproval:
+    """A new request for consent. Conflict: an open one for the same requester, action, subject, key
+    version, repository, role and digest exists -> ConflictError."""
+
+    approval: Approval
+    contents: ApprovalContents
+
+
+@dataclass(frozen=True, slots=True)
+class AddVote:
+    """One person consents. Conflicts: not open, expired at the entry's time, or this principal has
+    a vote -> ApprovalStateError. ``state``: the state that follows, PENDING or APPROVED, is worked
+    out by the domain from the votes it saw; ``votes_seen``: how many those were; another number
+    -> ConflictError."""
+
+    approval_id: str
+    vote: Vote
+    state: ApprovalState
+    votes_seen: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveVote:
+    """One person takes the consent back; the approval is PENDING again. Conflicts: not open or no
+    such vote -> ApprovalStateError."""
+
+    approval_id: str
+    principal: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseApproval:
+    """An approval ends, as USED, REJECTED, WITHDRAWN or EXPIRED. Conflicts: not open; for USED also
+    not APPROVED or expired at the entry's time -> ApprovalStateError."""
+
+    approval_id: str
+    state: ApprovalState
+
+
+@dataclass(frozen=True, slots=True)
+class PutCeremony:
+    """Insert (step 1) or replace a ceremony whose stored step is ``ceremony.step - 1``; another
+    one, or a second open ceremony of the repository -> ConflictError."""
+
+    ceremony: Ceremony
+
+
 Effect = (
     InsertKey
     | InsertVersion
@@ -108,4 +198,12 @@ Effect = (
     | SetFreeze
     | SetFlag
     | StoreSignature
+    | RecordMark
+    | PutMark
+    | DropMark
+    | InsertApproval
+    | AddVote
+    | RemoveVote
+    | CloseApproval
+    | PutCeremony
 )

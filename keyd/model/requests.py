@@ -10,13 +10,20 @@ from typing import Protocol
 
 from keyd.errors import InvalidRequestError
 from keyd.model.algorithms import Digest, Encoding, Scheme
+from keyd.model.approvals import Requirement
 from keyd.model.keys import KeyVersion
+from keyd.model.marks import Limits
 
 
 class Action(StrEnum):
     """What a grant can allow. The names stand in policy.toml and in the log."""
 
     SIGN = "sign"
+    CERTIFY = "certify"
+    APPROVE = "approve"
+    ADVANCE = "advance"
+    ROLE = "role"
+    CEREMONY = "ceremony"
     LIST = "list"
     CREATE = "create"
     ROTATE = "rotate"
@@ -124,6 +131,9 @@ class Signed:
     ``digest``: what was signed; for Ed25519 the SHA-256 of the message, for the record only.
     ``replayed``: the stored signature of an earlier entry. ``log_index`` is -1 for a dry run,
     which has no signature either. ``unbound``: the key is bound to nothing and signs anything.
+    ``reissued``: other bytes were signed under this version before. For a dry run only:
+    ``checks``, what the rules for bound keys looked at, in words, and ``needs``, whose consent
+    would be asked for first.
     """
 
     version: KeyVersion
@@ -136,6 +146,9 @@ class Signed:
     rule: str
     replayed: bool = False
     unbound: bool = False
+    reissued: bool = False
+    checks: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +180,21 @@ class Policy(Protocol):
 
     def grants_of(self, principal: Principal) -> list[str]:
         """The principal's grants as readable lines, for WhoAmI."""
+
+    def requirements(
+        self, principal: Principal, action: Action, key: str, context: Context
+    ) -> tuple[Requirement, ...]:
+        """Whose consent the rules demand before this action of this principal; empty for none."""
+
+    def counts_for(self, requirement: Requirement, principal: Principal) -> bool:
+        """True when this person is one of those whose consent the requirement asks for (a grant
+        for ``approve`` on the key is another question). A socket of a group is no person."""
+
+    def limits(self, repository: str, role: str, dialect: str) -> Limits:
+        """What metadata of the role may say; always something, also without a rule."""
+
+    def approver_keys(self, principal: str) -> tuple[str, ...]:
+        """The OpenSSH public keys with which this principal may sign consent, one line each."""
 
 
 class Clock(Protocol):

@@ -38,6 +38,11 @@ CODES: dict[type[KeydError], grpc.StatusCode] = {
     errors.RotationConflictError: _Code.ABORTED,
     errors.ConflictError: _Code.ABORTED,
     errors.VersionTakenError: _Code.FAILED_PRECONDITION,
+    errors.ApprovalNotFoundError: _Code.NOT_FOUND,
+    errors.ApprovalStateError: _Code.FAILED_PRECONDITION,
+    errors.RuleRefusedError: _Code.FAILED_PRECONDITION,
+    errors.RoleNotFoundError: _Code.NOT_FOUND,
+    errors.CeremonyNotFoundError: _Code.NOT_FOUND,
     errors.RateLimitedError: _Code.RESOURCE_EXHAUSTED,
     errors.TokenNotFoundError: _Code.NOT_FOUND,
     errors.DeviceBusyError: _Code.UNAVAILABLE,
@@ -74,6 +79,8 @@ _PRECONDITIONS = (
     errors.ApprovalNeededError,
     errors.TokenLockedError,
     errors.VersionTakenError,
+    errors.RuleRefusedError,
+    errors.ApprovalStateError,
 )
 
 _MAX_MESSAGE_BYTES = 600

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15keyd/v1/signing.proto\x12\x07keyd.v1\"B\n\x06\x44igest\x12)\n\talgorithm\x18\x01 \x01(\x0e\x32\x16.keyd.v1.HashAlgorithm\x12\r\n\x05value\x18\x02 \x01(\x0c\"2\n\x0eSigningContext\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\"\xab\x02\n\x0bSignRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x11\n\x07message\x18\x02 \x01(\x0cH\x00\x12!\n\x06\x64igest\x18\x03 \x01(\x0b\x32\x0f.keyd.v1.DigestH\x00\x12\x1b\n\x13\x65xpected_public_key\x18\x04 \x01(\x0c\x12\x16\n\x0e\x65xpected_keyid\x18\x05 \x01(\t\x12(\n\x07\x63ontext\x18\x06 \x01(\x0b\x32\x17.keyd.v1.SigningContext\x12,\n\x08\x65ncoding\x18\x07 \x01(\x0e\x32\x1a.keyd.v1.SignatureEncoding\x12\x0e\n\x06scheme\x18\x08 \x01(\t\x12\x0e\n\x06reason\x18\t \x01(\t\x12\x0f\n\x07\x64ry_run\x18\n \x01(\x08\x12\x12\n\nrequest_id\x18\x0b \x01(\tB\x07\n\x05input\"\xb5\x02\n\x0cSignResponse\x12\x13\n\x0bkey_version\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12,\n\x08\x65ncoding\x18\x03 \x01(\x0e\x32\x1a.keyd.v1.SignatureEncoding\x12\x0e\n\x06scheme\x18\x04 \x01(\t\x12\r\n\x05keyid\x18\x05 \x01(\t\x12\x1f\n\x06\x64igest\x18\x06 \x01(\x0b\x32\x0f.keyd.v1.Digest\x12\x12\n\npublic_key\x18\x07 \x01(\x0c\x12\x11\n\tlog_index\x18\x08 \x01(\x03\x12\x10\n\x08replayed\x18\t \x01(\x08\x12\x0c\n\x04rule\x18\n \x01(\t\x12\x0f\n\x07summary\x18\x0b \x01(\t\x12\x12\n\nrequest_id\x18\x0c \x01(\t\x12\x12\n\ncheckpoint\x18\r \x01(\t\x12\x0f\n\x07unbound\x18\x0e \x01(\x08\"M\n\x10SignBatchRequest\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.keyd.v1.SignBatchItem\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"I\n\rSignBatchItem\x12\x11\n\treference\x18\x01 \x01(\t\x12%\n\x07request\x18\x02 \x01(\x0b\x32\x14.keyd.v1.SignRequest\"f\n\x11SignBatchResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.keyd.v1.SignBatchResult\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\ncheckpoint\x18\x03 \x01(\t\"\x7f\n\x0fSignBatchResult\x12\x11\n\treference\x18\x01 \x01(\t\x12)\n\x08response\x18\x02 \x01(\x0b\x32\x15.keyd.v1.SignResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.keyd.v1.ItemErrorH\x00\x42\t\n\x07outcome\"\xb6\x01\n\tItemError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x32\n\x08metadata\x18\x03 \x03(\x0b\x32 .keyd.v1.ItemError.MetadataEntry\x12\x0c\n\x04hint\x18\x04 \x01(\t\x12\x15\n\rretry_after_s\x18\x05 \x01(\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x80\x01\n\rHashAlgorithm\x12\x1e\n\x1aHASH_ALGORITHM_UNSPECIFIED\x10\x00\x12\x19\n\x15HASH_ALGORITHM_SHA256\x10\x01\x12\x19\n\x15HASH_ALGORITHM_SHA384\x10\x02\x12\x19\n\x15HASH_ALGORITHM_SHA512\x10\x03*o\n\x11SignatureEncoding\x12\"\n\x1eSIGNATURE_ENCODING_UNSPECIFIED\x10\x00\x12\x1a\n\x16SIGNATURE_ENCODING_DER\x10\x01\x12\x1a\n\x16SIGNATURE_ENCODING_RAW\x10\x02\x32\x89\x01\n\x0eSigningService\x12\x33\n\x04Sign\x12\x14.keyd.v1.SignRequest\x1a\x15.keyd.v1.SignResponse\x12\x42\n\tSignBatch\x12\x19.keyd.v1.SignBatchRequest\x1a\x1a.keyd.v1.SignBatchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15keyd/v1/signing.proto\x12\x07keyd.v1\"B\n\x06\x44igest\x12)\n\talgorithm\x18\x01 \x01(\x0e\x32\x16.keyd.v1.HashAlgorithm\x12\r\n\x05value\x18\x02 \x01(\x0c\"2\n\x0eSigningContext\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\"\xab\x02\n\x0bSignRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x11\n\x07message\x18\x02 \x01(\x0cH\x00\x12!\n\x06\x64igest\x18\x03 \x01(\x0b\x32\x0f.keyd.v1.DigestH\x00\x12\x1b\n\x13\x65xpected_public_key\x18\x04 \x01(\x0c\x12\x16\n\x0e\x65xpected_keyid\x18\x05 \x01(\t\x12(\n\x07\x63ontext\x18\x06 \x01(\x0b\x32\x17.keyd.v1.SigningContext\x12,\n\x08\x65ncoding\x18\x07 \x01(\x0e\x32\x1a.keyd.v1.SignatureEncoding\x12\x0e\n\x06scheme\x18\x08 \x01(\t\x12\x0e\n\x06reason\x18\t \x01(\t\x12\x0f\n\x07\x64ry_run\x18\n \x01(\x08\x12\x12\n\nrequest_id\x18\x0b \x01(\tB\x07\n\x05input\"\xe6\x02\n\x0cSignResponse\x12\x13\n\x0bkey_version\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12,\n\x08\x65ncoding\x18\x03 \x01(\x0e\x32\x1a.keyd.v1.SignatureEncoding\x12\x0e\n\x06scheme\x18\x04 \x01(\t\x12\r\n\x05keyid\x18\x05 \x01(\t\x12\x1f\n\x06\x64igest\x18\x06 \x01(\x0b\x32\x0f.keyd.v1.Digest\x12\x12\n\npublic_key\x18\x07 \x01(\x0c\x12\x11\n\tlog_index\x18\x08 \x01(\x03\x12\x10\n\x08replayed\x18\t \x01(\x08\x12\x0c\n\x04rule\x18\n \x01(\t\x12\x0f\n\x07summary\x18\x0b \x01(\t\x12\x12\n\nrequest_id\x18\x0c \x01(\t\x12\x12\n\ncheckpoint\x18\r \x01(\t\x12\x0f\n\x07unbound\x18\x0e \x01(\x08\x12\x10\n\x08reissued\x18\x0f \x01(\x08\x12\x0e\n\x06\x63hecks\x18\x10 \x03(\t\x12\r\n\x05needs\x18\x11 \x03(\t\"M\n\x10SignBatchRequest\x12%\n\x05items\x18\x01 \x03(\x0b\x32\x16.keyd.v1.SignBatchItem\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"I\n\rSignBatchItem\x12\x11\n\treference\x18\x01 \x01(\t\x12%\n\x07request\x18\x02 \x01(\x0b\x32\x14.keyd.v1.SignRequest\"f\n\x11SignBatchResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.keyd.v1.SignBatchResult\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\ncheckpoint\x18\x03 \x01(\t\"\x7f\n\x0fSignBatchResult\x12\x11\n\treference\x18\x01 \x01(\t\x12)\n\x08response\x18\x02 \x01(\x0b\x32\x15.keyd.v1.SignResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.keyd.v1.ItemErrorH\x00\x42\t\n\x07outcome\"\xb6\x01\n\tItemError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x32\n\x08metadata\x18\x03 \x03(\x0b\x32 .keyd.v1.ItemError.MetadataEntry\x12\x0c\n\x04hint\x18\x04 \x01(\t\x12\x15\n\rretry_after_s\x18\x05 \x01(\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x80\x01\n\rHashAlgorithm\x12\x1e\n\x1aHASH_ALGORITHM_UNSPECIFIED\x10\x00\x12\x19\n\x15HASH_ALGORITHM_SHA256\x10\x01\x12\x19\n\x15HASH_ALGORITHM_SHA384\x10\x02\x12\x19\n\x15HASH_ALGORITHM_SHA512\x10\x03*o\n\x11SignatureEncoding\x12\"\n\x1eSIGNATURE_ENCODING_UNSPECIFIED\x10\x00\x12\x1a\n\x16SIGNATURE_ENCODING_DER\x10\x01\x12\x1a\n\x16SIGNATURE_ENCODING_RAW\x10\x02\x32\x89\x01\n\x0eSigningService\x12\x33\n\x04Sign\x12\x14.keyd.v1.SignRequest\x1a\x15.keyd.v1.SignResponse\x12\x42\n\tSignBatch\x12\x19.keyd.v1.SignBatchRequest\x1a\x1a.keyd.v1.SignBatchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ITEMERROR_METADATAENTRY']._loaded_options = None
   _globals['_ITEMERROR_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_HASHALGORITHM']._serialized_start=1341
-  _globals['_HASHALGORITHM']._serialized_end=1469
-  _globals['_SIGNATUREENCODING']._serialized_start=1471
-  _globals['_SIGNATUREENCODING']._serialized_end=1582
+  _globals['_HASHALGORITHM']._serialized_start=1390
+  _globals['_HASHALGORITHM']._serialized_end=1518
+  _globals['_SIGNATUREENCODING']._serialized_start=1520
+  _globals['_SIGNATUREENCODING']._serialized_end=1631
   _globals['_DIGEST']._serialized_start=34
   _globals['_DIGEST']._serialized_end=100
   _globals['_SIGNINGCONTEXT']._serialized_start=102
@@ -44,19 +44,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNREQUEST']._serialized_start=155
   _globals['_SIGNREQUEST']._serialized_end=454
   _globals['_SIGNRESPONSE']._serialized_start=457
-  _globals['_SIGNRESPONSE']._serialized_end=766
-  _globals['_SIGNBATCHREQUEST']._serialized_start=768
-  _globals['_SIGNBATCHREQUEST']._serialized_end=845
-  _globals['_SIGNBATCHITEM']._serialized_start=847
-  _globals['_SIGNBATCHITEM']._serialized_end=920
-  _globals['_SIGNBATCHRESPONSE']._serialized_start=922
-  _globals['_SIGNBATCHRESPONSE']._serialized_end=1024
-  _globals['_SIGNBATCHRESULT']._serialized_start=1026
-  _globals['_SIGNBATCHRESULT']._serialized_end=1153
-  _globals['_ITEMERROR']._serialized_start=1156
-  _globals['_ITEMERROR']._serialized_end=1338
-  _globals['_ITEMERROR_METADATAENTRY']._serialized_start=1291
-  _globals['_ITEMERROR_METADATAENTRY']._serialized_end=1338
-  _globals['_SIGNINGSERVICE']._serialized_start=1585
-  _globals['_SIGNINGSERVICE']._serialized_end=1722
+  _globals['_SIGNRESPONSE']._serialized_end=815
+  _globals['_SIGNBATCHREQUEST']._serialized_start=817
+  _globals['_SIGNBATCHREQUEST']._serialized_end=894
+  _globals['_SIGNBATCHITEM']._serialized_start=896
+  _globals['_SIGNBATCHITEM']._serialized_end=969
+  _globals['_SIGNBATCHRESPONSE']._serialized_start=971
+  _globals['_SIGNBATCHRESPONSE']._serialized_end=1073
+  _globals['_SIGNBATCHRESULT']._serialized_start=1075
+  _globals['_SIGNBATCHRESULT']._serialized_end=1202
+  _globals['_ITEMERROR']._serialized_start=1205
+  _globals['_ITEMERROR']._serialized_end=1387
+  _globals['_ITEMERROR_METADATAENTRY']._serialized_start=1340
+  _globals['_ITEMERROR_METADATAENTRY']._serialized_end=1387
+  _globals['_SIGNINGSERVICE']._serialized_start=1634
+  _globals['_SIGNINGSERVICE']._serialized_end=1771
 # @@protoc_insertion_point(module_scope)

@@ -197,6 +197,9 @@ class SignResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     UNBOUND_FIELD_NUMBER: _builtins.int
+    REISSUED_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
     key_version: _builtins.str
     """KEY/versions/N: the version that signed."""
     signature: _builtins.bytes
@@ -221,9 +224,19 @@ class SignResponse(_message.Message):
     """The newest checkpoint (C2SP signed note), now and then; keep the newest."""
     unbound: _builtins.bool
     """True when the key is bound to nothing and so signs anything."""
+    reissued: _builtins.bool
+    """True when other bytes were signed under this version before (snapshot and timestamp only)."""
     @_builtins.property
     def digest(self) -> Global___Digest:
         """The digest that was signed. For Ed25519, which signs the message, its SHA-256 for the record."""
+
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Dry run only: what the rules for bound keys looked at, one line each."""
+
+    @_builtins.property
+    def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Dry run only: whose consent would be asked for before it is signed, one line each."""
 
     def __init__(
         self,
@@ -242,10 +255,13 @@ class SignResponse(_message.Message):
         request_id: _builtins.str = ...,
         checkpoint: _builtins.str = ...,
         unbound: _builtins.bool = ...,
+        reissued: _builtins.bool = ...,
+        checks: _abc.Iterable[_builtins.str] | None = ...,
+        needs: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "digest", b"digest", "encoding", b"encoding", "key_version", b"key_version", "keyid", b"keyid", "log_index", b"log_index", "public_key", b"public_key", "replayed", b"replayed", "request_id", b"request_id", "rule", b"rule", "scheme", b"scheme", "signature", b"signature", "summary", b"summary", "unbound", b"unbound"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checks", b"checks", "digest", b"digest", "encoding", b"encoding", "key_version", b"key_version", "keyid", b"keyid", "log_index", b"log_index", "needs", b"needs", "public_key", b"public_key", "reissued", b"reissued", "replayed", b"replayed", "request_id", b"request_id", "rule", b"rule", "scheme", b"scheme", "signature", b"signature", "summary", b"summary", "unbound", b"unbound"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
