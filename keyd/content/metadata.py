@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keyd.content.canonical import MAX_INTEGER, MAX_PAYLOAD_BYTES, load
+from keyd.content.canonical import MAX_INTEGER, MAX_PAYLOAD_BYTES, Json, load
 from keyd.content.documents import TOP_LEVEL_ROLES
 from keyd.errors import ContentError
 from keyd.model import Statement
@@ -35,6 +35,11 @@ def read(payload: bytes) -> Statement:
         signed = load(payload)
     except ContentError:
         return _OPAQUE
+    return statement_of(signed)
+
+
+def statement_of(signed: Json) -> Statement:
+    """What a ``signed`` object that was read already says, as in :func:`read`."""
     if not isinstance(signed, dict) or len({name.casefold() for name in signed}) != len(signed):
         return _OPAQUE
     return _statement(signed)

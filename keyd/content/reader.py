@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from keyd.content import certificates, notary, tuf
+from dataclasses import dataclass
+
+from keyd.content import certificates, metadata, notary, tuf
 from keyd.content.canonical import Json, decode
 from keyd.content.certificates import CertificateRequest, TbsCertificate
 from keyd.content.documents import Document
 from keyd.content.refusal import refuse
+from keyd.errors import ContentError
+from keyd.model import Statement
 
 Content = Document | TbsCertificate | CertificateRequest
 """Everything keyd understands; a TbsCertificate is also a CertificateRequest."""
 
 _DER_SEQUENCE = b"\x30"
+_OPAQUE = Statement()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was found in a payload: ``content``, or the ``problem`` why there is none.
+    ``statement``: as ``content.read`` gives it, for metadata; opaque for X.509."""
+
+    statement: Statement
+    content: Content | None = None
+    problem: ContentError | None = None
 
 
 def parse(payload: bytes) -> Content:
@@ -23,6 +38,28 @@ def parse(payload: bytes) -> Content:
     if payload.startswith(_DER_SEQUENCE):  # "0" begins no JSON object
         return certificates.parse(payload)
     return parse_document(payload)
+
+
+def examine(payload: bytes) -> Reading:
+    """:func:`parse` and ``content.read`` in one pass; never raises.
+
+    Metadata in which a reader that ignores case, as Go's encoding/json does, could find another
+    type or version is no content.
+    """
+    try:
+        if payload.startswith(_DER_SEQUENCE):
+            return Reading(_OPAQUE, certificates.parse(payload))
+        signed = decode(payload)
+    except ContentError as e:
+        return Reading(metadata.read(payload), problem=e)
+    statement = metadata.statement_of(signed)
+    try:
+        document = to_document(signed)
+        if statement == _OPAQUE:
+            raise refuse("duplicate-key", "two members have names that differ in case only")
+    except ContentError as e:
+        return Reading(statement, problem=e)
+    return Reading(statement, document)
 
 
 def parse_document(payload: bytes) -> Document:
