@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from keyd.errors import ConfigError
-from keyd.model import Action, Context, Decision, Policy, Principal, Statement
+from keyd.model import (
+    Action,
+    Context,
+    Decision,
+    Limits,
+    Policy,
+    Principal,
+    Requirement,
+    Statement,
+)
 from keyd.policy.parse import MAX_POLICY_BYTES, parse_policy
 from keyd.policy.rules import GrantPolicy
 
@@ -58,6 +67,24 @@ class FilePolicy(Policy):
     def grants_of(self, principal: Principal) -> list[str]:
         """See model.Policy."""
         return self._current.grants_of(principal)
+
+    def requirements(
+        self, principal: Principal, action: Action, key: str, context: Context
+    ) -> tuple[Requirement, ...]:
+        """See model.Policy."""
+        return self._current.requirements(principal, action, key, context)
+
+    def counts_for(self, requirement: Requirement, principal: Principal) -> bool:
+        """See model.Policy."""
+        return self._current.counts_for(requirement, principal)
+
+    def limits(self, repository: str, role: str, dialect: str) -> Limits:
+        """See model.Policy."""
+        return self._current.limits(repository, role, dialect)
+
+    def approver_keys(self, principal: str) -> tuple[str, ...]:
+        """See model.Policy."""
+        return self._current.approver_keys(principal)
 
 
 def _read(path: Path) -> GrantPolicy:

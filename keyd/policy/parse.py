@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterator, Mapping
 
 from keyd import toml_source
 from keyd.errors import ConfigError, InvalidRequestError
 from keyd.model import Action
+from keyd.policy.consents import DEFAULT_EXPIRES_S, WITHOUT_CONSENT, ConsentRule
+from keyd.policy.limits import Limit
+from keyd.policy.patterns import is_glob, matches_any
 from keyd.policy.principals import check_principal
-from keyd.policy.rules import (
-    ACTION_SETS,
-    KEY_ACTIONS,
-    KINDS,
-    TOKEN_ACTIONS,
-    Grant,
-    GrantPolicy,
-    Rule,
-)
-from keyd.toml_source import Source, nearest
+from keyd.policy.rules import CONTENT_ACTIONS, KINDS, Grant, GrantPolicy, Rule
+from keyd.policy.table import Table, check_settings, one_of, printable
+from keyd.toml_source import Source
 
 MAX_POLICY_BYTES = 16 * 1024 * 1024
 """Larger policies are refused unread: some 100 000 grants."""
@@ -35,10 +32,40 @@ _GRANT_SETTINGS = (
     "roles",
     "remote_unlock",
 )
-_RULE_SETTINGS = ("name", "deny", "principals", "keys", "tokens")
-_NAME_PATTERN = re.compile(r"[a-z0-9._/*?-]{1,128}")
-_GRANT_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._/@-]{0,62}[A-Za-z0-9])?")
-_CONTEXT_PATTERN = re.compile(r"[!-~]{1,256}")
+_DENY_SETTINGS = ("name", "deny", "principals", "keys", "tokens")
+_CONSENT_SETTINGS = (
+    "name",
+    "actions",
+    "approvals",
+    "principals",
+    "keys",
+    "tokens",
+    "approvers",
+    "own",
+    "signed",
+    "expires_h",
+    "repositories",
+    "roles",
+)
+_LIMIT_SETTINGS = (
+    "name",
+    "repositories",
+    "roles",
+    "dialect",
+    "max_expiry_days",
+    "max_step",
+    "paths",
+)
+_SSH_KEY_TYPES = (
+    "ssh-ed25519",
+    "sk-ssh-ed25519@openssh.com",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+    "ssh-rsa",
+)
+_NO_CONSENT = dict.fromkeys(WITHOUT_CONSENT, "nobody has to consent to that")
 
 
 def parse_policy(text: str, file: str) -> GrantPolicy:
@@ -50,184 +77,177 @@ def parse_policy(text: str, file: str) -> GrantPolicy:
     if len(text) > MAX_POLICY_BYTES:
         raise ConfigError(f"{file}: larger than {MAX_POLICY_BYTES} bytes", file=file)
     source = toml_source.parse(text, file)
-    _check_settings(source, (), source.data, ("grant", "rule"), "policy.toml")
+    kinds = ("grant", "rule", "limit", "approver")
+    check_settings(source, (), source.data, kinds, "policy.toml")
     names: dict[str, int | None] = {}
-    grants = tuple(
-        _Table(source, "grant", at, t, names).grant() for at, t in _tables(source, "grant")
+    grants = tuple(_grant(table) for table in _tables(source, "grant", names))
+    approvers = dict(_approver(table) for table in _tables(source, "approver", names))
+    rules = [_rule(table, approvers) for table in _tables(source, "rule", names)]
+    limits = [_limit(table) for table in _tables(source, "limit", names)]
+    return GrantPolicy(
+        grants,
+        tuple(r for r in rules if isinstance(r, Rule)),
+        hashlib.sha256(text.encode()).hexdigest(),
+        consents=[r for r in rules if isinstance(r, ConsentRule)],
+        limits=limits,
+        approvers=approvers,
     )
-    rules = tuple(_Table(source, "rule", at, t, names).rule() for at, t in _tables(source, "rule"))
-    return GrantPolicy(grants, rules, hashlib.sha256(text.encode()).hexdigest())
 
 
-def _tables(source: Source, what: str) -> Iterable[tuple[int, Mapping[str, object]]]:
+def _tables(source: Source, what: str, names: dict[str, int | None]) -> Iterator[Table]:
     tables = source.data.get(what, [])
     if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
         raise source.error((what,), f"write each {what} under a line of its own: [[{what}]]")
-    return enumerate(tables)
+    for position, table in enumerate(tables):
+        yield Table(source, what, position, table, names)
 
 
-def _check_settings(
-    source: Source,
-    path: toml_source.Path,
-    table: Mapping[str, object],
-    valid: tuple[str, ...],
-    where: str,
-) -> None:
-    for setting in table:
-        if setting not in valid:
-            raise source.error(
-                (*path, setting),
-                f"unknown setting {setting[:80]!r} in {where}{nearest(setting, valid)}",
-                hint=f"allowed here: {', '.join(valid)}",
-            )
-
-
-class _Table:
-    """One [[grant]] or [[rule]], read setting by setting."""
-
-    def __init__(
-        self,
-        source: Source,
-        what: str,
-        position: int,
-        table: Mapping[str, object],
-        names: dict[str, int | None],
-    ) -> None:
-        self._source = source
-        self._what = what
-        self._path: toml_source.Path = (what, position)
-        self._table = table
-        self._names = names
-
-    def grant(self) -> Grant:
-        """Read a grant; every one needs a name, principals, actions and something to act on."""
-        _check_settings(self._source, self._path, self._table, _GRANT_SETTINGS, "[[grant]]")
-        name = self._name()
-        actions = self._actions("actions", ACTION_SETS)
-        remote_unlock = self._table.get("remote_unlock", False)
-        if not isinstance(remote_unlock, bool):
-            raise self._error("remote_unlock", "remote_unlock is true or false")
-        if remote_unlock and Action.UNLOCK not in actions:
-            raise self._error("remote_unlock", "remote_unlock needs the action unlock")
-        grant = Grant(
-            name=name,
-            principals=self._list("principals", check_principal),
-            actions=actions,
-            keys=self._names_of("keys", actions & KEY_ACTIONS),
-            tokens=self._names_of("tokens", actions & TOKEN_ACTIONS),
-            kinds=self._list("kinds", self._kind, required=False),
-            repositories=self._list("repositories", _context_pattern, required=False),
-            roles=self._list("roles", _context_pattern, required=False),
-            remote_unlock=remote_unlock,
-        )
-        for setting in ("kinds", "repositories", "roles"):
-            if setting in self._table and Action.SIGN not in actions:
-                raise self._error(
-                    setting, f"{setting} restricts sign, which {name!r} does not allow"
-                )
-        return grant
-
-    def rule(self) -> Rule:
-        """Read a rule."""
-        _check_settings(self._source, self._path, self._table, _RULE_SETTINGS, "[[rule]]")
-        name = self._name()
-        deny = self._actions("deny", ACTION_SETS)
-        return Rule(
-            name=name,
-            deny=deny,
-            principals=self._list("principals", check_principal, required=False),
-            keys=self._names_of("keys", deny & KEY_ACTIONS),
-            tokens=self._names_of("tokens", deny & TOKEN_ACTIONS),
-        )
-
-    def _error(self, setting: str, message: str, element: int | None = None) -> ConfigError:
-        path = (*self._path, setting) if setting in self._table else self._path
-        if element is not None:
-            path = (*path, element)
-        return self._source.error(path, message)
-
-    def _name(self) -> str:
-        name = self._table.get("name")
-        if not isinstance(name, str) or not _GRANT_NAME.fullmatch(name):
-            raise self._error(
-                "name",
-                f"every {self._what} needs a name, for the log and refusals: 1 to 64 letters, "
-                "digits, spaces and . _ / @ -",
-            )
-        label = f"{self._what} {name}"
-        if label in self._names:
-            raise self._error("name", f"{label!r} exists already, in line {self._names[label]}")
-        self._names[label] = self._source.line((*self._path, "name"))
-        return name
-
-    def _list(
-        self, setting: str, check: Callable[[str], str], *, required: bool = True
-    ) -> tuple[str, ...]:
-        if setting not in self._table and not required:
-            return ()
-        items = self._table.get(setting)
-        if not isinstance(items, list) or not items:
-            raise self._error(
-                setting, f"[[{self._what}]] needs {setting} as a list that is not empty"
-            )
-        found: list[str] = []
-        for at, item in enumerate(items):
-            if not isinstance(item, str):
-                raise self._error(setting, f"{setting} holds text in quotes only", at)
-            try:
-                found.append(check(item))
-            except InvalidRequestError as e:
-                raise self._error(setting, e.message, at) from None
-        return tuple(dict.fromkeys(found))
-
-    def _actions(self, setting: str, sets: Mapping[str, frozenset[Action]]) -> frozenset[Action]:
-        valid = (*sets, *(a.value for a in Action))
-
-        def check(word: str) -> str:
-            if word not in valid:
-                raise InvalidRequestError(
-                    setting, f"unknown action {word[:80]!r}{nearest(word, valid)}"
-                )
-            return word
-
-        words = self._list(setting, check)
-        return frozenset[Action]().union(*(sets.get(w) or {Action(w)} for w in words))
-
-    def _names_of(self, setting: str, actions: frozenset[Action]) -> tuple[str, ...]:
-        """Patterns for keys or tokens: needed by these actions, and useless without them."""
-        if actions and setting not in self._table:
-            raise self._error(
+def _grant(table: Table) -> Grant:
+    """Every grant needs a name, principals, actions and something to act on."""
+    table.allow(_GRANT_SETTINGS)
+    name = table.name()
+    actions = table.actions("actions")
+    remote_unlock = table.flag("remote_unlock")
+    if remote_unlock and Action.UNLOCK not in actions:
+        raise table.error("remote_unlock", "remote_unlock needs the action unlock")
+    principals = table.list("principals", check_principal)
+    keys, tokens = table.names_of(actions)
+    grant = Grant(
+        name=name,
+        principals=principals,
+        actions=actions,
+        keys=keys,
+        tokens=tokens,
+        kinds=table.list("kinds", one_of(KINDS, "kind"), required=False),
+        repositories=table.list("repositories", printable, required=False),
+        roles=table.list("roles", printable, required=False),
+        remote_unlock=remote_unlock,
+    )
+    for setting, restricted in (
+        ("kinds", frozenset({Action.SIGN})),
+        ("repositories", CONTENT_ACTIONS),
+        ("roles", CONTENT_ACTIONS),
+    ):
+        if setting in table and not actions & restricted:
+            raise table.error(
                 setting,
-                f"{self._what} {self._table['name']!r} names no {setting} for "
-                f'{", ".join(sorted(actions))}; {setting} = ["*"] means all',
+                f"{setting} restricts {' and '.join(sorted(restricted, reverse=True))}, which "
+                f"{name!r} does not allow",
             )
-        if not actions and setting in self._table:
-            raise self._error(setting, f"none of the actions here concerns {setting}")
-        return self._list(setting, _name_pattern, required=bool(actions))
-
-    @staticmethod
-    def _kind(word: str) -> str:
-        if word not in KINDS:
-            raise InvalidRequestError(
-                "kinds",
-                f"unknown kind {word[:80]!r}{nearest(word, KINDS)}; there are {', '.join(KINDS)}",
-            )
-        return word
+    return grant
 
 
-def _name_pattern(pattern: str) -> str:
-    if not _NAME_PATTERN.fullmatch(pattern):
-        raise InvalidRequestError(
-            "pattern",
-            f"{pattern[:80]!r} fits no name: lower-case letters, digits, '.', '_', '-', '/', "
-            "with '*' for any run of characters and '?' for one",
+def _rule(table: Table, approvers: Mapping[str, tuple[str, ...]]) -> Rule | ConsentRule:
+    """A rule either denies, or demands consent."""
+    demands = [s for s in ("actions", "approvals") if s in table]
+    if "deny" in table and demands:
+        raise table.error(demands[0], "a rule has deny, or actions and approvals, not both")
+    if demands:
+        return _consent_rule(table, approvers)
+    table.allow((*_DENY_SETTINGS, *(_CONSENT_SETTINGS if "deny" not in table else ())))
+    name = table.name()
+    if "deny" not in table:
+        raise table.error(
+            "deny", f"rule {name!r} needs deny = [...], or actions = [...] with approvals = N"
         )
-    return pattern
+    deny = table.actions("deny")
+    principals = table.list("principals", check_principal, required=False)
+    keys, tokens = table.names_of(deny)
+    return Rule(name, deny, principals, keys, tokens)
 
 
-def _context_pattern(pattern: str) -> str:
-    if not _CONTEXT_PATTERN.fullmatch(pattern):
-        raise InvalidRequestError(
-            "pattern", f"{pattern[:80]!r} needs 1 to 256 printable ASCII characters, no spaces"
+def _consent_rule(table: Table, approver_keys: Mapping[str, tuple[str, ...]]) -> ConsentRule:
+    table.allow(_CONSENT_SETTINGS)
+    name = table.name()
+    actions = table.actions("actions", _NO_CONSENT)
+    needed = int(table.number("approvals", 1, 100, whole=True))
+    approvers = table.list("approvers", check_principal, required=False)
+    signed = table.flag("signed")
+    keys, tokens = table.names_of(actions)
+    if approvers and not any(map(is_glob, approvers)) and len(approvers) < needed:
+        raise table.error(
+            "approvers", f"rule {name!r} wants {needed} people and names {len(approvers)}"
         )
-    return pattern
+    able = [who for who in approver_keys if not approvers or matches_any(approvers, who)]
+    if signed and len(able) < needed:
+        raise table.error(
+            "signed",
+            f"rule {name!r} wants {needed} signed consents; {len(able)} of its approvers have "
+            "ssh_keys in an [[approver]]",
+        )
+    return ConsentRule(
+        name=name,
+        actions=actions,
+        approvals=needed,
+        principals=table.list("principals", check_principal, required=False),
+        keys=keys,
+        tokens=tokens,
+        approvers=approvers,
+        own=table.flag("own"),
+        signed=signed,
+        expires_s=round(table.number("expires_h", 0.01, 8_784) * 3600)
+        if "expires_h" in table
+        else DEFAULT_EXPIRES_S,
+        repositories=table.list("repositories", printable, required=False),
+        roles=table.list("roles", printable, required=False),
+    )
+
+
+def _limit(table: Table) -> Limit:
+    table.allow(_LIMIT_SETTINGS)
+    name = table.name()
+    if not any(s in table for s in ("max_expiry_days", "max_step", "paths")):
+        raise table.error("name", f"limit {name!r} needs max_expiry_days, max_step or paths")
+    return Limit(
+        name=name,
+        repositories=table.list("repositories", printable, required=False) or ("*",),
+        roles=table.list("roles", printable, required=False) or ("*",),
+        dialect=table.text("dialect", one_of(("tuf", "notary"), "dialect"))
+        if "dialect" in table
+        else "",
+        max_expiry_days=table.number("max_expiry_days", 0.01, 36_600)
+        if "max_expiry_days" in table
+        else None,
+        max_step=int(table.number("max_step", 1, 1_000_000_000, whole=True))
+        if "max_step" in table
+        else None,
+        paths=table.list("paths", printable, required=False),
+    )
+
+
+def _approver(table: Table) -> tuple[str, tuple[str, ...]]:
+    table.allow(("principal", "ssh_keys"))
+    principal = table.text("principal", _person)
+    table.claim("principal", f"approver {principal}")
+    return principal, table.list("ssh_keys", _ssh_key)
+
+
+def _person(text: str) -> str:
+    principal = check_principal(text)
+    if is_glob(principal):
+        raise InvalidRequestError("principal", f"{text[:80]!r} has to be one person, no pattern")
+    return principal
+
+
+def _ssh_key(line: str) -> str:
+    """A line of OpenSSH: type, base64, comment; no options, no certificate."""
+    kind, _, rest = line.partition(" ")
+    blob = rest.split(" ", 1)[0]
+    try:
+        raw = base64.b64decode(blob, validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    spoken = len(kind).to_bytes(4, "big") + kind.encode(errors="replace")
+    if (
+        kind not in _SSH_KEY_TYPES
+        or not raw.startswith(spoken)
+        or len(raw) <= len(spoken)
+        or len(line) > 8_192
+        or not line.isprintable()
+    ):
+        raise InvalidRequestError(
+            "ssh_keys",
+            f"{line[:40]!r} is no public key as in id_ed25519.pub: TYPE BASE64 [COMMENT], with "
+            f"TYPE one of {', '.join(_SSH_KEY_TYPES)}",
+        )
+    return line

@@ -7,14 +7,23 @@ grant. Among the remaining grants, the first whose content restrictions fit allo
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from keyd.model import MAX_NAME_CHARS, Action, Context, Decision, Principal, Statement
+from keyd.model import (
+    MAX_NAME_CHARS,
+    Action,
+    Context,
+    Decision,
+    Limits,
+    Principal,
+    Requirement,
+    Statement,
+)
+from keyd.policy.consents import TOKEN_ACTIONS, ConsentRule, ConsentRules, counts_for
+from keyd.policy.limits import Limit, LimitTable
 from keyd.policy.patterns import PatternIndex, matches_any
-
-TOKEN_ACTIONS = frozenset({Action.UNLOCK, Action.LOCK, Action.TOKENS})
-"""Actions whose name is a token's."""
 
 NAMELESS_ACTIONS = frozenset({Action.AUDIT})
 """Actions that concern neither a key nor a token."""
@@ -23,12 +32,16 @@ KEY_ACTIONS = frozenset(Action) - TOKEN_ACTIONS - NAMELESS_ACTIONS
 """Actions whose name is a key's; an empty name (all keys) fits only the pattern ``*``."""
 
 ACTION_SETS = {
-    "admin": frozenset(Action) - {Action.SIGN},
-    "signer": frozenset({Action.SIGN, Action.LIST}),
-    "approver": frozenset({Action.LIST, Action.AUDIT}),
+    "admin": frozenset(Action) - {Action.SIGN, Action.CERTIFY, Action.APPROVE},
+    "signer": frozenset({Action.SIGN, Action.LIST, Action.ADVANCE, Action.CEREMONY}),
+    "approver": frozenset({Action.LIST, Action.AUDIT, Action.APPROVE}),
     "auditor": frozenset({Action.LIST, Action.AUDIT, Action.TOKENS}),
 }
-"""Names that stand for several actions. ``admin`` does not sign: give it ``signer`` too."""
+"""Names that stand for several actions. ``admin`` neither signs nor consents: give it ``signer`` or
+``approver`` too."""
+
+CONTENT_ACTIONS = frozenset({Action.SIGN, Action.CERTIFY})
+"""Actions that grants can restrict by what the signature is for."""
 
 KINDS = ("root", "targets", "snapshot", "timestamp", "opaque")
 """What content can be recognised as; opaque is everything else, digests included."""
@@ -45,8 +58,8 @@ _MAX_QUESTIONS_CACHED = 32_768
 class Grant:
     """Allows principals some actions on keys and tokens, each a list of globs.
 
-    ``kinds``, ``repositories`` and ``roles`` restrict ``sign`` alone; empty means no restriction.
-    ``remote_unlock``: ``unlock`` also over TCP.
+    ``kinds`` restricts ``sign`` alone, ``repositories`` and ``roles`` restrict ``sign`` and
+    ``certify``; empty means no restriction. ``remote_unlock``: ``unlock`` also over TCP.
     """
 
     name: str
@@ -59,13 +72,13 @@ class Grant:
     roles: tuple[str, ...] = ()
     remote_unlock: bool = False
 
-    def objection(self, statement: Statement, context: Context) -> str:
+    def objection(self, action: Action, statement: Statement, context: Context) -> str:
         """Why this content is outside the grant, or nothing.
 
         A claimed role that contradicts a recognised root, snapshot or timestamp does not count;
         ``targets`` also is what delegated roles look like.
         """
-        if self.kinds and statement.kind not in self.kinds:
+        if action is Action.SIGN and self.kinds and statement.kind not in self.kinds:
             return f"only {_listed(self.kinds)}, not {statement.kind}"
         if self.repositories and not matches_any(self.repositories, context.repository):
             return f"only for repositories {_listed(self.repositories)}"
@@ -111,11 +124,22 @@ class GrantPolicy:
     """
 
     def __init__(
-        self, grants: tuple[Grant, ...] = (), rules: tuple[Rule, ...] = (), policy_hash: str = ""
+        self,
+        grants: tuple[Grant, ...] = (),
+        rules: tuple[Rule, ...] = (),
+        policy_hash: str = "",
+        *,
+        consents: Iterable[ConsentRule] = (),
+        limits: Iterable[Limit] = (),
+        approvers: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
+        """``approvers``: principal -> OpenSSH public keys."""
         self._hash = policy_hash
         self.grants = grants
         self.rules = rules
+        self._consents = ConsentRules(consents)
+        self._limits = LimitTable(limits)
+        self._approvers = dict(approvers or {})
         self._part = lru_cache(_MAX_PRINCIPALS_CACHED)(self._sort_out)
         self._fitting = lru_cache(_MAX_QUESTIONS_CACHED)(self._find_fitting)
 
@@ -145,8 +169,8 @@ class GrantPolicy:
         for grant in granted:
             if action is Action.UNLOCK and principal.is_remote and not grant.remote_unlock:
                 objection = "no unlock over TCP without remote_unlock"
-            elif action is Action.SIGN:
-                objection = grant.objection(statement or Statement(), context or Context())
+            elif action in CONTENT_ACTIONS:
+                objection = grant.objection(action, statement or Statement(), context or Context())
             else:
                 objection = ""
             if not objection:
@@ -162,6 +186,24 @@ class GrantPolicy:
         """The principal's grants as readable lines. Rules are not among them: they may name keys
         the principal must not know of."""
         return [g.line() for g in self.grants if matches_any(g.principals, principal.id)]
+
+    def requirements(
+        self, principal: Principal, action: Action, key: str, context: Context
+    ) -> tuple[Requirement, ...]:
+        """See model.Policy."""
+        return self._consents.requirements(principal, action, key, context)
+
+    def counts_for(self, requirement: Requirement, principal: Principal) -> bool:
+        """See model.Policy."""
+        return counts_for(requirement, principal)
+
+    def limits(self, repository: str, role: str, dialect: str) -> Limits:
+        """See model.Policy."""
+        return self._limits.find(repository, role, dialect)
+
+    def approver_keys(self, principal: str) -> tuple[str, ...]:
+        """See model.Policy."""
+        return self._approvers.get(principal, ())
 
     def _sort_out(self, principal: str, action: Action) -> _Part:
         names = "tokens" if action in TOKEN_ACTIONS else "keys"

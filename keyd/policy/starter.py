@@ -20,7 +20,7 @@ _STARTER = """\
 [[grant]]
 name = "admins"
 principals = [{principal}]
-actions = ["admin"]  # everything but sign
+actions = ["admin"]  # everything but sign, certify and approve
 keys = ["*"]
 tokens = ["*"]
 
@@ -29,7 +29,7 @@ tokens = ["*"]
 [[grant]]
 name = "signers"
 principals = [{principal}]
-actions = ["signer"]  # sign, list
+actions = ["signer"]  # sign, list, advance, ceremony
 keys = ["*"]
 
 # A CI runner that signs the snapshot and timestamp of one repository, and nothing else:
@@ -41,11 +41,11 @@ keys = ["*"]
 # kinds = ["snapshot", "timestamp"]  # no other content, and no bare digests
 # repositories = ["acme"]
 
-# People whose consent will count for keys that need approvals: they see keys and log.
+# People whose consent counts where it is needed: they see keys and log too.
 # [[grant]]
 # name = "approvers"
 # principals = ["email:*@example.org"]
-# actions = ["approver"]  # list, audit
+# actions = ["approver"]  # approve, list, audit
 # keys = ["acme/root"]
 
 # [[grant]]
@@ -60,6 +60,23 @@ keys = ["*"]
 # name = "keep-root"
 # keys = ["acme/root"]
 # deny = ["destroy"]
+
+# Two people for the root: whoever asks waits until one of the others has consented, by
+# `keydctl approve`. own = true would count the asker's own consent as well.
+# [[rule]]
+# name = "two-for-root"
+# keys = ["acme/root"]
+# actions = ["sign", "rotate", "destroy", "role"]
+# approvals = 1
+# approvers = ["email:*@example.org"]
+# expires_h = 24
+
+# How long metadata may live; keyd has defaults.
+# [[limit]]
+# name = "short-timestamp"
+# repositories = ["acme"]
+# roles = ["timestamp"]
+# max_expiry_days = 7
 """
 
 

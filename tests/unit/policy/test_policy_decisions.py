@@ -50,6 +50,14 @@ kinds = ["targets"]
 roles = ["targets", "team-?"]
 
 [[grant]]
+name = "certificates"
+principals = ["dns:notary.acme.example"]
+actions = ["sign", "certify"]
+keys = ["acme/root"]
+kinds = ["root"]
+repositories = ["acme"]
+
+[[grant]]
 name = "auditors"
 principals = ["dns:audit.acme.example"]
 actions = ["auditor"]
@@ -71,6 +79,7 @@ deny = ["signer"]
 OPS = "socket:ops"
 CI = "uri:spiffe://acme/ci/1"
 RELEASE = "uri:spiffe://acme/ci/release"
+NOTARY = "dns:notary.acme.example"
 ACME = Context("acme", "snapshot")
 SNAPSHOT = Statement("snapshot", "tuf", 3)
 TARGETS = Statement("targets", "tuf", 3)
@@ -92,6 +101,32 @@ class Case:
 CASES = [
     Case("an admin creates", OPS, Action.CREATE, "acme/root", "grant admins", True),
     Case("an admin does not sign", OPS, Action.SIGN, "acme/root", "no grant"),
+    Case("an admin consents to nothing", OPS, Action.APPROVE, "acme/root", "no grant"),
+    Case("an admin certifies nothing", OPS, Action.CERTIFY, "acme/root", "no grant"),
+    Case("an admin changes marks", OPS, Action.ROLE, "acme/root", "grant admins", True),
+    Case("whoever signs shows evidence", CI, Action.ADVANCE, "acme/snapshot", "grant ci", True),
+    Case("and changes no mark otherwise", CI, Action.ROLE, "acme/snapshot", "no grant"),
+    Case("and has no certificates made", CI, Action.CERTIFY, "acme/snapshot", "no grant"),
+    Case(
+        "a certificate for the repository it is for",
+        NOTARY,
+        Action.CERTIFY,
+        "acme/root",
+        "grant certificates",
+        True,
+        Statement(),
+        Context("acme", "root"),
+    ),
+    Case(
+        "a certificate for another repository",
+        NOTARY,
+        Action.CERTIFY,
+        "acme/root",
+        "grant certificates: only for repositories acme",
+        False,
+        Statement(),
+        Context("other", "root"),
+    ),
     Case("an admin reads the log", OPS, Action.AUDIT, "", "grant admins", True),
     Case("* covers all keys at once", OPS, Action.FREEZE, "", "grant admins", True),
     Case("a rule wins over an admin", OPS, Action.DESTROY, "acme/root", "rule keep-root"),
@@ -265,7 +300,7 @@ def test_grants_are_shown_as_readable_lines() -> None:
     policy = parse_policy(POLICY, "policy.toml")
 
     assert policy.grants_of(parse_principal(RELEASE)) == [
-        "ci: list, sign on keys acme/snapshot, acme/timestamp "
+        "ci: advance, ceremony, list, sign on keys acme/snapshot, acme/timestamp "
         "(only snapshot, timestamp; repositories acme)",
         "release: sign on keys acme/* (only targets; roles targets, team-?)",
     ]

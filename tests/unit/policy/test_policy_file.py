@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from keyd.errors import ConfigError, InvalidRequestError
-from keyd.model import Action
+from keyd.model import Action, Context
 from keyd.policy import FilePolicy, parse_policy, parse_principal, starter_policy
 
 GOOD = """\
@@ -33,7 +33,7 @@ keys = ["acme/*"]
         ('["dns:ci.acme.example"]', "[]", 3, "needs principals as a list that is not empty"),
         ('["dns:ci.acme.example"]', '"dns:x"', 3, "needs principals as a list"),
         ('"dns:ci.acme.example"', "1", 3, "text in quotes"),
-        ('keys = ["acme/*"]', "", 1, "grant 'ci' names no keys for list, sign"),
+        ('keys = ["acme/*"]', "", 1, "grant 'ci' names no keys for advance, ceremony, list, sign"),
         ('["acme/*"]', '["acme/{root,targets}"]', 5, "fits no name"),
         ('["acme/*"]', '["Acme/*"]', 5, "fits no name"),
         ('["acme/*"]', '["acme/*"]\ntokens = ["*"]', 6, "none of the actions here concerns tokens"),
@@ -49,7 +49,19 @@ keys = ["acme/*"]
         ("acme/*", 'acme/*"]\nkeys = ["x', 6, "not valid TOML"),
         (GOOD, GOOD + "\n" + GOOD, 8, "'grant ci' exists already, in line 2"),
         (GOOD, GOOD + '[[rule]]\nname = "r"\ndeny = ["sign"]\n', 6, "rule 'r' names no keys"),
-        (GOOD, GOOD + '[[rule]]\nname = "r"\napprovals = 2\n', 8, "unknown setting 'approvals'"),
+        (GOOD, GOOD + '[[rule]]\nname = "r"\nkeys = ["*"]\n', 6, "rule 'r' needs deny"),
+        (GOOD, GOOD + '[[rule]]\nname = "r"\napprovals = 2\n', 6, "needs actions as a list"),
+        (GOOD, GOOD + '[[rule]]\nname = "r"\ndeny = ["sign"]\napprovals = 2\n', 9, "not both"),
+        (GOOD, GOOD + '[[limit]]\nname = "l"\nmax_step = 0\n', 8, "whole number from 1 to"),
+        (GOOD, GOOD + '[[limit]]\nname = "l"\nmax_step = 1.5\n', 8, "whole number from 1 to"),
+        (GOOD, GOOD + '[[limit]]\nname = "l"\nmax_step = true\n', 8, "whole number from 1 to"),
+        (GOOD, GOOD + '[[limit]]\nname = "l"\nmax_expiry_days = nan\n', 8, "a number from 0.01"),
+        (GOOD, GOOD + '[[limit]]\nname = "l"\nmax_expiry_day = 1\n', 8, "did you mean 'max_exp"),
+        (GOOD, GOOD + '[[limit]]\nname = "l"\nroles = ["root"]\n', 7, "limit 'l' needs max_exp"),
+        (GOOD, GOOD + '[[limit]]\nname = "l"\ndialect = "tug"\nmax_step = 1', 8, "mean 'tuf'"),
+        (GOOD, GOOD + '[[limit]]\nname = "l"\npaths = ["a b"]\n', 8, "no spaces"),
+        (GOOD, GOOD + '[[approver]]\nprincipal = "email:*@x"\n', 7, "has to be one person"),
+        (GOOD, GOOD + '[[approver]]\nprincipal = "email:a@x"\n', 6, "needs ssh_keys as a list"),
     ],
 )
 def test_a_mistake_is_refused_with_its_line(old: str, new: str, line: int, says: str) -> None:
@@ -94,6 +106,7 @@ def test_the_starter_makes_the_caller_admin_and_signer() -> None:
 
 
 def test_the_examples_in_the_starter_parse_when_their_comment_sign_is_taken_away() -> None:
+    caller = parse_principal("socket:system")
     text = starter_policy("socket:system")
     lines = [
         line.removeprefix("# ")
@@ -108,6 +121,9 @@ def test_the_examples_in_the_starter_parse_when_their_comment_sign_is_taken_away
                 "# kinds",
                 "# repo",
                 "# deny",
+                "# approv",
+                "# expires_h",
+                "# max",
             )
         )
         else line
@@ -125,6 +141,9 @@ def test_the_examples_in_the_starter_parse_when_their_comment_sign_is_taken_away
         "auditors",
     ]
     assert [r.name for r in policy.rules] == ["keep-root"]
+    demanded = policy.requirements(caller, Action.SIGN, "acme/root", Context("acme", "root"))
+    assert [(r.rule, r.needed, r.expires_s) for r in demanded] == [("two-for-root", 1, 86_400)]
+    assert policy.limits("acme", "timestamp", "tuf").max_expiry_days == 7
 
 
 def test_a_starter_is_not_written_for_an_untyped_caller() -> None:
