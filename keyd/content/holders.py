@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from keyd.content.documents import TOP_LEVEL_ROLES, DelegatedRole, PublicKeyInfo, RoleKeys
 from keyd.content.fields import Fields
-from keyd.content.refusal import refuse
+from keyd.content.refusal import printable, refuse
 
 MAX_KEYS = 4096
 """Most keys of one root or targets file: each costs tens of microseconds to read."""
@@ -37,5 +37,5 @@ def check_delegated_names(fields: Fields, roles: list[DelegatedRole]) -> None:
         if not role.name or role.name in TOP_LEVEL_ROLES:
             raise fields.wrong("must have names other than the top-level roles'", "roles")
         if role.name in seen:
-            raise fields.wrong(f"delegates twice to {role.name}", "roles")
+            raise fields.wrong(f"delegates twice to {printable(role.name)}", "roles")
         seen.add(role.name)
