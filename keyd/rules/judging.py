@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from keyd.content import Content, parse
+from keyd.content import Content, Reading
 from keyd.content.certificates import CertificateRequest
 from keyd.content.documents import Document, Root, Snapshot, Targets, Timestamp
 from keyd.content.refusal import printable
-from keyd.errors import ContentError
 from keyd.model import ONLINE_ROLES, Context, Key, Limits, Marked, RecordMark
 from keyd.rules import online, root, targets
 from keyd.rules.case import Asked, History, Verdict
@@ -23,14 +22,15 @@ _FOREIGN = frozenset({"not-json", "not-utf8", "type"})
 """Problems of bytes that are nothing a bound key is for, rather than metadata with a fault."""
 
 
-def read(payload: bytes | None, key: Key, context: Context) -> Content:
-    """What a bound key is asked to sign; ``payload`` is None where only a digest came.
+def read(reading: Reading | None, key: Key, context: Context) -> Content:
+    """What a bound key is asked to sign, from what content.examine found in the message; None
+    where only a digest came.
 
     Raises:
         RuleRefusedError: digest-only, opaque.
         ContentError: metadata or X.509, but not in the one form that is signed.
     """
-    if payload is None:
+    if reading is None:
         raise refuse(
             "digest-only",
             f"{key.name} is bound to repositories and signs what it can read, not a digest",
@@ -38,20 +38,21 @@ def read(payload: bytes | None, key: Key, context: Context) -> Content:
             context=context,
             key=key.name,
         )
-    try:
-        return parse(payload)
-    except ContentError as e:
-        if e.facts.get("problem") not in _FOREIGN:
-            raise
-        raise refuse(
-            "opaque",
-            f"{key.name} is bound to repositories and signs their metadata and X.509 of its own "
-            f"key; this is neither: {e.message}",
-            hint="sign other things with a key without bindings",
-            context=context,
-            key=key.name,
-            problem=e.facts["problem"],
-        ) from e
+    if reading.content is not None:
+        return reading.content
+    problem = reading.problem
+    assert problem is not None
+    if problem.facts.get("problem") not in _FOREIGN:
+        raise problem
+    raise refuse(
+        "opaque",
+        f"{key.name} is bound to repositories and signs their metadata and X.509 of its own key; "
+        f"this is neither: {problem.message}",
+        hint="sign other things with a key without bindings",
+        context=context,
+        key=key.name,
+        problem=problem.facts["problem"],
+    ) from problem
 
 
 def judge(asked: Asked, history: History, limits: Limits, now: datetime) -> Verdict:
