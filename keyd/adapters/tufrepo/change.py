@@ -56,6 +56,7 @@ class Change:
 
     ``skip``: keyids that shall not be asked for signatures (lost or stolen keys).
     ``taking_over``: the repository may lack consistent snapshots, since the change adds them.
+    ``check``: sees what is about to be published, and raises when it must not be.
     """
 
     folder: Folder
@@ -64,6 +65,7 @@ class Change:
     now: Callable[[], datetime]
     skip: Sequence[str] = ()
     taking_over: bool = False
+    check: Callable[[Published], None] | None = None
     published: Published | None = None
 
     def __post_init__(self) -> None:
@@ -182,6 +184,8 @@ class Change:
             if snapshot is not old.snapshot or not verifies(root.signed, "timestamp", timestamp):
                 timestamp = self._timestamp(root, snapshot)
         state = Published(root, timestamp, snapshot, targets)
+        if self.check is not None:
+            self.check(state)
         report.published = publish(self.folder, old, state, changed)
         self.published = state
         for role in self._done(state):
