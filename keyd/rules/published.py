@@ -16,17 +16,18 @@ from keyd.content.documents import (
     Dialect,
     Document,
     MetaFile,
-    PublicKeyInfo,
     Root,
     Snapshot,
-    Targets,
     Timestamp,
 )
-from keyd.content.documents import RoleKeys as DocumentRoleKeys
 from keyd.content.envelope import FileSignature, parse
 from keyd.content.refusal import printable
 from keyd.content.verification import verify_threshold
-from keyd.errors import ContentError, RuleRefusedError
+from keyd.errors import ContentError
+from keyd.model import Context
+from keyd.rules.needs import Holders, holders_in
+from keyd.rules.refusal import refuse
+from keyd.rules.root import covers
 
 MAX_FILES = 4096
 """More files at once are refused: each may hold signatures that have to be verified."""
@@ -60,28 +61,13 @@ class Shown:
         return hashlib.sha256(self.payload).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class Holders:
-    """The keys that may sign a role, taken from what is trusted."""
-
-    role: DocumentRoleKeys
-    keys: Mapping[str, PublicKeyInfo]
-
-    def signers_of(self, shown: Shown) -> frozenset[str]:
-        """Identities of the keys that really signed."""
-        return frozenset(
-            self.keys[keyid].identity
-            for signatures in shown.signatures
-            for keyid in verify_threshold(shown.payload, signatures, self.role, self.keys).valid
-        )
-
-
-def refuse(
-    rule: str, message: str, *, repository: str, role: str, version: int = 0, hint: str = ""
-) -> RuleRefusedError:
-    """The error for evidence that does not carry what it is shown for."""
-    return RuleRefusedError(
-        message, hint=hint, rule=rule, repository=repository, role=role, version=version
+def signers_of(shown: Shown, holders: Holders) -> frozenset[str]:
+    """Identities of the holders' keys that really signed, over all copies."""
+    role, keys = holders
+    return frozenset(
+        keys[keyid].identity
+        for signatures in shown.signatures
+        for keyid in verify_threshold(shown.payload, signatures, role, keys).valid
     )
 
 
@@ -104,10 +90,9 @@ def read_files(repository: str, files: Sequence[RoleFile]) -> dict[str, list[Sho
             raise refuse(
                 "evidence-conflict",
                 f"two different files of {shown} were given",
-                repository=repository,
-                role=file.role,
-                version=shown.document.version,
                 hint="clients see one of them only; find out which, and give that one",
+                context=Context(repository, file.role),
+                content=shown.document,
             )
         if before is not None:
             shown = replace(
@@ -124,17 +109,18 @@ def read_file(repository: str, file: RoleFile) -> Shown:
     try:
         envelope = parse(file.content)
     except ContentError as e:
-        facts = {**e.facts, "role": file.role}
-        raise ContentError(f"{printable(file.role)}: {e.message}", hint=e.hint, **facts) from e
+        error = ContentError(f"{printable(file.role)}: {e.message}", hint=e.hint)
+        error.facts = {**e.facts, "role": printable(file.role)}
+        raise error from e
     document = envelope.document
     wanted = file.role if file.role in TOP_LEVEL_ROLES else "targets"
     if document.kind != wanted:
         raise refuse(
             "evidence-role",
             f"the file given as {printable(file.role)} is a {document.kind}",
-            repository=repository,
-            role=file.role,
-            version=document.version,
+            hint="say of each file which role it is of",
+            context=Context(repository, file.role),
+            content=document,
         )
     return Shown(file.role, document, envelope.payload, (file.content,), (envelope.signatures,))
 
@@ -142,52 +128,29 @@ def read_file(repository: str, file: RoleFile) -> Shown:
 def root_holders(repository: str, root: Root) -> Holders:
     """The keys of a root's own role that count for the repository.
 
-    Notary trusts a root key by its certificate: its common name is the GUN, or ``PREFIX/*``
-    (trust pinning; notary's trustpinning/certs.go checks it so).
+    Notary trusts a root key by its certificate: its common name is the GUN, or ``PREFIX/*``.
 
     Raises:
         RuleRefusedError: no certificate of a Notary root is for this GUN.
     """
-    role = root.roles["root"]
+    role, keys = holders_in(root, "root")
     if root.dialect is not Dialect.NOTARY:
-        return Holders(role, root.keys)
-    own = {keyid: key for keyid, key in root.keys.items() if _is_for(repository, key)}
+        return role, keys
+    own = {
+        keyid: key
+        for keyid, key in keys.items()
+        if key.certificate is not None and covers(key.certificate.common_name, repository)
+    }
     if not any(keyid in own for keyid in role.keyids):
         names = ", ".join(printable(name) for name in sorted(root.common_names)) or "none"
         raise refuse(
             "wrong-gun",
             f"root v{root.version} is for {names}, not for {printable(repository)}",
-            repository=repository,
-            role="root",
-            version=root.version,
             hint="name the GUN exactly as the certificate of the root key has it",
+            context=Context(repository, "root"),
+            content=root,
         )
-    return Holders(role, own)
-
-
-def _is_for(gun: str, key: PublicKeyInfo) -> bool:
-    if key.certificate is None:
-        return False
-    name = key.certificate.common_name
-    return name == gun or (name.endswith("/*") and gun.startswith(name[:-1]))
-
-
-def find_delegation(delegator: Targets, role: str) -> Holders | None:
-    """Who may sign a delegated role by this targets file; None when it does not delegate it."""
-    delegations = delegator.delegations
-    if delegations is None:
-        return None
-    for delegated in delegations.roles:
-        if delegated.name == role:
-            return Holders(delegated, delegations.keys)
-    succinct = delegations.succinct
-    if succinct is not None:
-        prefix, _, number = role.rpartition("-")
-        digits = (succinct.bit_length + 3) // 4
-        is_hex = len(number) == digits and not set(number) - set("0123456789abcdef")
-        if prefix == succinct.name_prefix and is_hex and int(number, 16) < 1 << succinct.bit_length:
-            return Holders(succinct, delegations.keys)
-    return None
+    return role, own
 
 
 def expiry_notes(shown: Iterable[Shown], now: datetime) -> list[str]:

@@ -39,6 +39,25 @@ The words of the fact ``rule``, what each refuses, and what a person can do abou
     certificate-issuer  a certificate that somebody else is said to have issued
                         -> a self-issued one, or a request for that issuer
 
+Published files that are shown as evidence (`role import`, `role advance`) are refused for:
+
+    evidence-signatures fewer valid signatures by the role's keys than its threshold
+                        -> files of this repository, with all signatures and the roots up to them
+    evidence-chain      a root that is not the next after the one before it
+                        -> the roots between, each with all its signatures
+    evidence-role       a file of another kind than the role it is said to be of
+                        -> say of each file which role it is of
+    evidence-dialect    Notary's form among TUF's, or the other way round
+                        -> files of one repository only
+    evidence-delegation a delegated file, and nobody is known to delegate to its role
+                        -> the targets file that does so too
+    evidence-lower      an import that would go back behind what was signed here
+                        -> newer files; `role reset` where that never counted
+    evidence-conflict   two different files of one version: clients may be split
+                        -> `role supersede` for a draft; `role reset` and `role import`
+    draft-published     giving up a version that clients may hold
+                        -> the next version; `role reset` when they are known not to
+
 Other bytes at a version that is taken are a VersionTakenError: renumber to ``next_version``, or
 `role supersede` where the version was not published.
 """
@@ -72,6 +91,14 @@ WORDS = (
     "certificate-name",
     "certificate-ca",
     "certificate-issuer",
+    "evidence-signatures",
+    "evidence-chain",
+    "evidence-role",
+    "evidence-dialect",
+    "evidence-delegation",
+    "evidence-lower",
+    "evidence-conflict",
+    "draft-published",
 )
 """Every value of the fact ``rule``; the table above says what each is for."""
 
