@@ -12,6 +12,9 @@ from keyd.audit import merkle
 from keyd.audit.entry import entry_body, parse_entry
 from keyd.errors import AuditUnavailableError, KeydError
 from keyd.model import (
+    Approval,
+    ApprovalContents,
+    Ceremony,
     Clock,
     Digest,
     Effect,
@@ -20,6 +23,8 @@ from keyd.model import (
     Freeze,
     Key,
     KeyVersion,
+    Mark,
+    MarkContents,
     Outcome,
     Receipt,
     SignatureKey,
@@ -27,11 +32,15 @@ from keyd.model import (
     StoreSignature,
 )
 from keyd.store.plan import Plan
+from keyd.store.plan_approvals import ApprovalPlan
+from keyd.store.plan_ceremonies import CeremonyPlan
+from keyd.store.plan_keys import KeyPlan
+from keyd.store.plan_marks import MarkPlan, RoleName
 from keyd.store.registry import KeyRegistry, Snapshot
 
 
 class MemoryAudit:
-    """model.AuditLog, model.Registry and model.SignatureLookup in one.
+    """model.AuditLog, Registry, SignatureLookup, Marks, OpenApprovals and Ceremonies in one.
 
     ``unavailable`` and ``stop_signing``: set to an error's text, or error, to have it raised.
     ``drafts``: everything recorded, in order, as it would stand in the log.
@@ -41,6 +50,11 @@ class MemoryAudit:
         self._clock = clock
         self._registry = KeyRegistry(Snapshot.of({key.name: key for key in keys}, {}, {}))
         self._signatures: dict[tuple[str, str, int, str, Digest], StoredSignature] = {}
+        self._marks: dict[RoleName, Mark] = {}
+        self._mark_contents: dict[RoleName, MarkContents] = {}
+        self._approvals: dict[str, Approval] = {}
+        self._approval_contents: dict[str, ApprovalContents] = {}
+        self._ceremonies: dict[str, Ceremony] = {}
         self.entries: list[Entry] = []
         self.drafts: list[EntryDraft] = []
         self.refused: list[EntryDraft] = []
@@ -105,6 +119,41 @@ class MemoryAudit:
                 found[key] = self._signatures[place]
         return found
 
+    # -- model.Marks
+
+    def find_mark(self, repository: str, role: str) -> Mark | None:
+        return self._marks.get((repository, role))
+
+    def marks(self) -> Sequence[Mark]:
+        return tuple(self._marks[name] for name in sorted(self._marks))
+
+    async def load_contents(self, repository: str, role: str) -> MarkContents:
+        return self._mark_contents.get((repository, role), MarkContents())
+
+    # -- model.OpenApprovals
+
+    def find_approval(self, approval_id: str) -> Approval | None:
+        found = self._approvals.get(approval_id)
+        return found if found is not None and found.state.is_open else None
+
+    def open_approvals(self) -> Sequence[Approval]:
+        return tuple(found for found in self._approvals.values() if found.state.is_open)
+
+    async def load_approval(self, approval_id: str) -> tuple[Approval, ApprovalContents] | None:
+        found = self._approvals.get(approval_id)
+        return None if found is None else (found, self._approval_contents[approval_id])
+
+    async def list_approvals(self, *, limit: int) -> Sequence[Approval]:
+        return tuple(reversed(self._approvals.values()))[:limit]
+
+    # -- model.Ceremonies
+
+    def find_ceremony(self, ceremony_id: str) -> Ceremony | None:
+        return self._ceremonies.get(ceremony_id)
+
+    def ceremonies(self) -> Sequence[Ceremony]:
+        return tuple(reversed(self._ceremonies.values()))
+
     # -- inside
 
     def root(self) -> bytes:
@@ -126,7 +175,12 @@ class MemoryAudit:
             for version in key.versions
             if version.state.value != "DESTROYED"
         }
-        plan = Plan(snapshot.keys, snapshot.public_keys, objects, self._clock.now())
+        now = self._clock.now()
+        keys = KeyPlan(snapshot.keys, snapshot.public_keys, objects, now)
+        marks = MarkPlan(self._marks, now)
+        approvals = ApprovalPlan(self._approvals, now)
+        ceremonies = CeremonyPlan(self._ceremonies)
+        plan = Plan(keys, marks, approvals, ceremonies)
         conflict = plan.apply(effects)
         if conflict is not None:
             self._append(
@@ -139,7 +193,8 @@ class MemoryAudit:
                 )
             )
             return conflict
-        self._registry.swap(snapshot.changed(plan.changes))
+        self._registry.swap(snapshot.changed(keys.changes))
+        self._show(marks, approvals, ceremonies)
         receipt = self._append(draft)
         for effect in effects:
             if isinstance(effect, StoreSignature) and draft.digest is not None:
@@ -147,3 +202,16 @@ class MemoryAudit:
                 place = (principal, draft.key, draft.version, draft.scheme, draft.digest)
                 self._signatures.setdefault(place, StoredSignature(effect.signature, receipt.index))
         return receipt
+
+    def _show(self, marks: MarkPlan, approvals: ApprovalPlan, ceremonies: CeremonyPlan) -> None:
+        for name, planned in marks.changes.items():
+            before = self._mark_contents.pop(name, MarkContents())
+            self._marks.pop(name, None)
+            if planned is not None:
+                self._marks[name] = planned.mark
+                self._mark_contents[name] = planned.contents(before)
+        for approval_id, changed in approvals.changes.items():
+            self._approvals[approval_id] = changed.approval
+            if changed.contents is not None:
+                self._approval_contents[approval_id] = changed.contents
+        self._ceremonies |= ceremonies.changes

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection
 
 from keyd.errors import KeydError
 from keyd.model import (
-    DeleteVersion,
+    Approval,
+    Ceremony,
     Effect,
-    InsertKey,
-    InsertVersion,
-    Key,
+    Mark,
     NewEntry,
-    SetActive,
-    SetKeyFields,
     StoreSignature,
     TreeHead,
     TreeNode,
-    UpdateVersion,
 )
-from keyd.store import key_rows
+from keyd.store import approval_rows, ceremony_rows, key_rows, mark_rows
 from keyd.store.entry_rows import insert_entries, kept_marks, parameter_mark
 from keyd.store.plan import Plan
+from keyd.store.plan_approvals import ApprovalPlan
+from keyd.store.plan_ceremonies import CeremonyPlan
+from keyd.store.plan_keys import KeyPlan
+from keyd.store.plan_marks import MarkPlan, RoleName
 from keyd.store.registry import Changes
 from keyd.store.schema import from_microseconds, to_microseconds, tree_nodes
+from keyd.store.touched import Touched
 
 _HASH_BYTES = 32
 
@@ -50,6 +51,9 @@ class StoreGroup:
         self._connection = connection
         self._head = read_head(connection, lock=True)
         self.changes = Changes({}, {}, {})
+        self.marks: dict[RoleName, Mark | None] = {}
+        self.approvals: list[Approval] = []
+        self.ceremonies: list[Ceremony] = []
         self.kept_marks: list[int] = []
 
     @property
@@ -64,21 +68,38 @@ class StoreGroup:
         ]
         if not any(touching):
             return [None] * len(items)
-        effects = [effect for item in items for effect in item]
-        before = key_rows.load_keys(self._connection, _key_names(effects))
-        public_keys, object_ids = _claims(effects, before)
-        plan = Plan(
-            before,
-            key_rows.public_key_owners(self._connection, public_keys),
-            key_rows.object_owners(self._connection, object_ids),
+        touched = Touched.by([effect for item in items for effect in item])
+        connection = self._connection
+        keys = key_rows.load_keys(connection, touched.keys)
+        marks = mark_rows.load_marks(connection, touched.marks)
+        approvals = approval_rows.load_approvals(
+            connection, touched.approvals, touched.approval_digests
+        )
+        ceremonies = ceremony_rows.load_ceremonies(
+            connection, touched.ceremonies, touched.ceremony_repositories
+        )
+        public_keys, object_ids = touched.claims(keys)
+        key_plan = KeyPlan(
+            keys,
+            key_rows.public_key_owners(connection, public_keys),
+            key_rows.object_owners(connection, object_ids),
             now,
         )
+        mark_plan, approval_plan = MarkPlan(marks, now), ApprovalPlan(approvals, now)
+        ceremony_plan = CeremonyPlan(ceremonies)
+        plan = Plan(key_plan, mark_plan, approval_plan, ceremony_plan)
         conflicts = [
             plan.apply(item) if touches else None
             for item, touches in zip(items, touching, strict=True)
         ]
-        self.changes = plan.changes
-        key_rows.write_changes(self._connection, before, self.changes)
+        key_rows.write_changes(connection, keys, key_plan.changes)
+        mark_rows.write_marks(connection, marks, mark_plan.changes)
+        approval_rows.write_approvals(connection, approval_plan.changes)
+        ceremony_rows.write_ceremonies(connection, ceremonies, ceremony_plan.changes)
+        self.changes = key_plan.changes
+        self.marks = {name: p.mark if p else None for name, p in mark_plan.changes.items()}
+        self.approvals = [p.approval for p in approval_plan.changes.values()]
+        self.ceremonies = list(ceremony_plan.changes.values())
         return conflicts
 
     def append(
@@ -95,38 +116,3 @@ class StoreGroup:
             f"UPDATE tree SET size = {mark}, frontier = {mark}, last_time = {mark}",  # noqa: S608
             (head.size, b"".join(head.frontier), last_time),
         )
-
-
-def _key_names(effects: Sequence[Effect]) -> set[str]:
-    names: set[str] = set()
-    for effect in effects:
-        match effect:
-            case InsertKey(key):
-                names.add(key.name)
-            case InsertVersion(version):
-                names.add(version.key)
-            case UpdateVersion() | DeleteVersion() | SetActive() | SetKeyFields():
-                names.add(effect.key)
-            case _:
-                pass
-    return names
-
-
-def _claims(effects: Sequence[Effect], before: Mapping[str, Key]) -> tuple[set[bytes], set[bytes]]:
-    """The public keys and object ids that the effects may claim, on whatever token."""
-    public_keys: set[bytes] = set()
-    object_ids: set[bytes] = set()
-    for effect in effects:
-        match effect:
-            case InsertVersion(version):
-                object_ids.add(version.object_id)
-                public_keys.add(version.public_key)
-            case UpdateVersion():
-                key = before.get(effect.key)
-                version_before = key.find_version(effect.number) if key else None
-                if version_before is not None:
-                    object_ids.add(version_before.object_id)
-                public_keys.add(effect.public_key or b"")
-            case _:
-                pass
-    return public_keys - {b""}, object_ids

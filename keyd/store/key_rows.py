@@ -18,7 +18,7 @@ from keyd.model import (
     Scheme,
     VersionState,
 )
-from keyd.store.plan import Object, Owner
+from keyd.store.plan_keys import Object, Owner
 from keyd.store.registry import Changes, Snapshot
 from keyd.store.schema import (
     bindings,

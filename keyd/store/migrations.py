@@ -1,8 +1,8 @@
 """Leads a database to the schema this code knows, step by step, a backup first.
 
-An empty file gets the tables of schema.py at once. An older database runs the numbered steps in
-order, in one transaction, after a copy was put beside it. A newer one is refused: what this code
-does not know it must not write.
+An empty file gets all tables of schema.py and schema_roles.py at once. An older database runs the
+numbered steps in order, in one transaction, after a copy was put beside it. A newer one is refused:
+what this code does not know it must not write.
 """
 
 from __future__ import annotations
@@ -14,14 +14,21 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, select
 
 from keyd.errors import ConfigError
-from keyd.store import schema
+from keyd.store import schema, schema_roles
 from keyd.store.backup import copy_database
 from keyd.store.database import Writer
 
 Step = Callable[[Connection], None]
 """Changes the tables from the version before to its own number."""
 
-STEPS: Mapping[int, Step] = {}
+
+def _add_marks_and_consent(connection: Connection) -> None:
+    # As schema_roles.py has them: who changes one of them there writes down here how it was before.
+    tables = [schema_roles.marks, schema_roles.approvals, schema_roles.ceremonies]
+    schema.metadata.create_all(connection, tables)
+
+
+STEPS: Mapping[int, Step] = {2: _add_marks_and_consent}
 """Number -> step, from 2 on. Version 1 is the first there was."""
 
 

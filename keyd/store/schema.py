@@ -1,6 +1,8 @@
-"""The tables. What must always hold stands here as a constraint, what a column means beside it.
+"""The tables of keys and of the log. What must always hold stands here as a constraint, what a
+column means beside it.
 
 Times are whole microseconds since 1970 UTC, so that both databases order and compare them alike.
+Marks, approvals and ceremonies have their tables in schema_roles.py.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from sqlalchemy import (
 
 from keyd.model import KeyAlgorithm, Origin, Outcome, Scheme, VersionState
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """The version this code reads and writes; migrations.py leads there."""
 
 BUCKET_BITS = 17
@@ -46,7 +48,8 @@ def from_microseconds(value: int) -> datetime:
     return _EPOCH + value * _MICROSECOND
 
 
-def _one_of(column: str, values: list[str]) -> str:
+def one_of(column: str, values: list[str]) -> str:
+    """The condition that a column holds one of these words."""
     return f"{column} IN ({', '.join(repr(value) for value in values)})"
 
 
@@ -69,11 +72,11 @@ keys = Table(
     Column(
         "algorithm",
         Text,
-        CheckConstraint(_one_of("algorithm", [str(a) for a in KeyAlgorithm])),
+        CheckConstraint(one_of("algorithm", [str(a) for a in KeyAlgorithm])),
         nullable=False,
     ),
     Column(
-        "scheme", Text, CheckConstraint(_one_of("scheme", [str(s) for s in Scheme])), nullable=False
+        "scheme", Text, CheckConstraint(one_of("scheme", [str(s) for s in Scheme])), nullable=False
     ),
     Column("created_at", BigInteger, nullable=False),
     Column("created_by", Text, nullable=False),
@@ -93,12 +96,12 @@ versions = Table(
         "state",
         Text,
         CheckConstraint(
-            _one_of("state", [str(s) for s in VersionState if s is not VersionState.DESTROYABLE])
+            one_of("state", [str(s) for s in VersionState if s is not VersionState.DESTROYABLE])
         ),
         nullable=False,
     ),
     Column(
-        "origin", Text, CheckConstraint(_one_of("origin", [str(o) for o in Origin])), nullable=False
+        "origin", Text, CheckConstraint(one_of("origin", [str(o) for o in Origin])), nullable=False
     ),
     Column("token_serial", Text, nullable=False),
     # CKA_ID.
@@ -185,7 +188,7 @@ entries = Table(
     Column(
         "outcome",
         Text,
-        CheckConstraint(_one_of("outcome", [str(o) for o in Outcome])),
+        CheckConstraint(one_of("outcome", [str(o) for o in Outcome])),
         nullable=False,
     ),
     Column("principal", Text, nullable=False),

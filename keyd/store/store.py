@@ -25,7 +25,7 @@ from keyd.model import (
     StoredSignature,
     TreeHead,
 )
-from keyd.store import entry_rows
+from keyd.store import approval_rows, ceremony_rows, entry_rows, mark_rows
 from keyd.store.database import READERS, Writer, sqlite_engine
 from keyd.store.group import StoreGroup, read_head
 from keyd.store.key_rows import load_snapshot
@@ -34,6 +34,7 @@ from keyd.store.pin_attempts import StoredPinAttempts
 from keyd.store.registry import KeyRegistry
 from keyd.store.schema import checkpoints, entries, to_microseconds, tree_nodes
 from keyd.store.seen import SeenDigests
+from keyd.store.shown import StoredApprovals, StoredCeremonies, StoredMarks
 from keyd.store.state_folder import DATABASE, StateLock, create_private
 
 MAX_PAGE = 10_000
@@ -68,8 +69,19 @@ def open_store(state_dir: Path, *, clock: Clock, steps: Mapping[int, Step] = STE
         raise
 
 
+class _Held:
+    """What the database holds of all that is shown from memory."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.snapshot = load_snapshot(connection)
+        self.marks = mark_rows.load_all(connection)
+        self.approvals = approval_rows.load_open(connection)
+        self.ceremonies = ceremony_rows.load_all(connection)
+
+
 class Store:
-    """model.AuditRows, model.SignatureLookup, the registry and the PIN attempts of one database.
+    """model.AuditRows, model.SignatureLookup, and by their names the registry, marks, approvals,
+    ceremonies and PIN attempts of one database.
 
     Writes come from one thread at a time; async methods read on a few threads of their own and
     never wait for a writer.
@@ -84,7 +96,7 @@ class Store:
         self._readers = readers
         self._stale = False
         with writer.transaction() as connection:
-            snapshot = load_snapshot(connection)
+            held = _Held(connection)
             size = read_head(connection).size
             last = connection.execute(select(func.max(entries.c.idx))).scalar()
         if size != (0 if last is None else last + 1):
@@ -98,7 +110,11 @@ class Store:
         self._seen = SeenDigests()
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="keyd-read")
         self._threads.submit(self._load_seen)
-        self.registry = KeyRegistry(snapshot)
+        self.registry = KeyRegistry(held.snapshot)
+        self.marks = StoredMarks(self._on_thread)
+        self.approvals = StoredApprovals(self._on_thread)
+        self.ceremonies = StoredCeremonies()
+        self._show(held)
         self.pin_attempts = StoredPinAttempts(writer, clock)
 
     @property
@@ -132,19 +148,23 @@ class Store:
         try:
             with self._writer.transaction() as connection:
                 if stale:
-                    reloaded = load_snapshot(connection)
+                    reloaded = _Held(connection)
                 group = StoreGroup(connection)
                 yield group
         except BaseException:
             # Nothing of an uncommitted group is shown; the next one looks what is there.
             if reloaded is not None:
-                self.registry.swap(reloaded)
+                self._show(reloaded)
             raise
         self._stale = False
         self._seen.add(group.kept_marks)
-        if reloaded is not None or group.changes:
-            base = reloaded or self.registry.snapshot
-            self.registry.swap(base.changed(group.changes))
+        if reloaded is not None:
+            self._show(reloaded)
+        if group.changes:
+            self.registry.swap(self.registry.snapshot.changed(group.changes))
+        self.marks.change(group.marks)
+        self.approvals.change(group.approvals)
+        self.ceremonies.change(group.ceremonies)
 
     def head(self) -> TreeHead:
         """See model.AuditRows."""
@@ -238,6 +258,12 @@ class Store:
 
     async def _on_thread(self, read: Callable[[Connection], _Answer]) -> _Answer:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, read)
+
+    def _show(self, held: _Held) -> None:
+        self.registry.swap(held.snapshot)
+        self.marks.load(held.marks)
+        self.approvals.load(held.approvals)
+        self.ceremonies.load(held.ceremonies)
 
     def _load_seen(self) -> None:
         """Fill the filter beside the start; requests ask the database meanwhile."""

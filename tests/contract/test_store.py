@@ -667,7 +667,7 @@ def test_a_migration_runs_once_and_puts_a_copy_beside_it_first(
             assert connection.execute(text("SELECT extra FROM keys")).all() == [(None,)]
         store.close()
 
-    copies = list(tmp_path.glob(f"{DATABASE}.before-schema-2.*"))
+    copies = list(tmp_path.glob(f"{DATABASE}.before-schema-{SCHEMA_VERSION + 1}.*"))
     assert len(copies) == 1
     assert copies[0].stat().st_mode & 0o777 == 0o600
     with closing(sqlite3.connect(copies[0])) as copy:

@@ -31,6 +31,11 @@ from keyd.model import (
     VersionState,
 )
 from keyd.store.plan import Plan
+from keyd.store.plan_approvals import ApprovalPlan
+from keyd.store.plan_ceremonies import CeremonyPlan
+from keyd.store.plan_keys import KeyPlan
+from keyd.store.plan_marks import MarkPlan
+from keyd.store.registry import Changes
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 ENABLED, PENDING, DESTROYED = (
@@ -74,17 +79,31 @@ def a_key(name: str = "a", *versions: KeyVersion, active: int = 0) -> Key:
     )
 
 
-def plan_of(*keys: Key) -> Plan:
+class Planned(Plan):
+    """A plan of nothing but keys."""
+
+    def __init__(self, keys: KeyPlan) -> None:
+        super().__init__(keys, MarkPlan({}, NOW), ApprovalPlan({}, NOW), CeremonyPlan({}))
+        self._of_keys = keys
+
+    @property
+    def changes(self) -> Changes:
+        return self._of_keys.changes
+
+
+def plan_of(*keys: Key) -> Planned:
     versions = [v for key in keys for v in key.versions]
-    return Plan(
-        {key.name: key for key in keys},
-        {v.public_key: (v.key, v.number) for v in versions if v.public_key},
-        {
-            (v.token_serial, v.object_id): (v.key, v.number)
-            for v in versions
-            if v.state is not DESTROYED
-        },
-        NOW,
+    return Planned(
+        KeyPlan(
+            {key.name: key for key in keys},
+            {v.public_key: (v.key, v.number) for v in versions if v.public_key},
+            {
+                (v.token_serial, v.object_id): (v.key, v.number)
+                for v in versions
+                if v.state is not DESTROYED
+            },
+            NOW,
+        )
     )
 
 
