@@ -23,6 +23,7 @@ from keyd.content.delegationdiff import compare_delegations
 from keyd.content.describe import key
 from keyd.content.diff import compare
 from keyd.content.documents import Document, PublicKeyInfo, Root, Targets
+from keyd.model import ONLINE_ROLES
 from keyd.rules.case import Asked, Grave, History
 from keyd.rules.needs import has_changed, holders_in, identities, keyset_of
 
@@ -51,7 +52,9 @@ def grave_changes(asked: Asked, document: Document, history: History) -> tuple[G
     ]
     if isinstance(base, Root) and isinstance(document, Root):
         found += _dropped(asked, base, document)
-    return (*found, *_back(document.kind, changes, history))
+    if document.kind in ONLINE_ROLES:
+        found += _back(document.kind, changes, history)
+    return tuple(found)
 
 
 def _dropped(asked: Asked, before: Root, after: Root) -> Iterator[Grave]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 
 from keyd.content.documents import Targets
 from keyd.content.refusal import printable
 from keyd.model import Limits
+from keyd.policy.patterns import matches_any
 from keyd.rules.case import Asked, History
 from keyd.rules.refusal import of, refuse, taken
 from keyd.rules.versions import Standing, check_above, standing
@@ -36,16 +36,17 @@ def check_version(
 def check_paths(asked: Asked, targets: Targets, limits: Limits) -> str:
     """Every target lies where the policy's limit lets the role have some.
 
-    Globs as everywhere in the policy: ``*`` matches ``/`` too. A path that goes up, ``a/../b``, is
-    outside whatever it seems to match.
+    Globs of the policy: ``*`` matches ``/`` too. A path that goes up, ``a/../b``, is outside
+    whatever it seems to match.
 
     Raises:
         RuleRefusedError: path-outside, with the first paths and how many there are.
     """
     if not limits.paths:
         return "no limit on paths"
-    matches = re.compile("|".join(fnmatch.translate(glob) for glob in limits.paths)).match
-    outside = [path for path in targets.targets if goes_up(path) or not matches(path)]
+    outside = [
+        path for path in targets.targets if goes_up(path) or not matches_any(limits.paths, path)
+    ]
     shown_limits = ", ".join(printable(glob) for glob in limits.paths)
     if outside:
         named = ", ".join(f'"{printable(path)}"' for path in outside[:_MAX_NAMED])
