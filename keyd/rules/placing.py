@@ -107,8 +107,8 @@ def place_imported(proposal: Proposal, known: Known | None) -> Placed:
     if version < mark.newest.version:
         raise refuse(
             "evidence-lower",
-            f"{of(proposal.context)}: v{mark.newest.version} is {mark.state} here, and this would go "
-            f"back to v{version}",
+            f"{of(proposal.context)}: v{mark.newest.version} is {mark.state} here, this would go back "
+            f"to v{version}",
             hint="show newer files; or, when what was signed here never counted, forget it: "
             f"{command('reset', proposal.context)}",
             context=proposal.context,
