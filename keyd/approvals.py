@@ -1,0 +1,355 @@
+"""Approvals (m of n): what takes the consent of people, from the request to its one use.
+
+    consent    nothing demanded -> go on; approved -> the effect that uses the approval up, for the
+               transaction of what it allows; else the request is there (its entry is durable) and
+               the caller learns its id
+    people     look, approve, reject, take back                                       (voting.py)
+    consent    the very same call again: same requester, action, subject, key version, repository,
+               role and digest, judged once more by the policy in force
+
+An approval is bound to exactly that operation; other bytes are another one. Nobody acts for
+somebody else: what is approved happens when its requester comes back.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from keyd.consententries import approval_entry, request_details, requirement_line, use_details
+from keyd.consents import BUILT_IN, Shown, Standing
+from keyd.content import MAX_PAYLOAD_BYTES
+from keyd.content.canonical import encode
+from keyd.errors import (
+    ApprovalNeededError,
+    ConflictError,
+    InvalidRequestError,
+    RateLimitedError,
+)
+from keyd.gate import Gate
+from keyd.model import (
+    Action,
+    AddVote,
+    Approval,
+    ApprovalContents,
+    ApprovalState,
+    AuditLog,
+    Caller,
+    Clock,
+    CloseApproval,
+    Context,
+    Effect,
+    InsertApproval,
+    OpenApprovals,
+    Policy,
+    RemoveVote,
+    Requirement,
+)
+from keyd.rules import Grave
+from keyd.voting import SignatureVerifier, Voting
+
+__all__ = ["Approvals", "Operation", "Shown", "Standing", "new_approval_id"]
+
+MAX_OPEN = 1000
+MAX_OPEN_PER_REQUESTER = 100
+_MAX_SUMMARY_CHARS = 1000
+_RETRY_S = 60.0
+_NO_CONTEXT = Context()
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One thing that a caller wants done, with everything consent to it is bound to.
+
+    ``content``: the payload, or canonical JSON of the parameters; empty where ``digest`` is all
+    there is. ``digest``: SHA-256 of ``content``, or that digest. ``grave``: what keyd's own rules
+    want people to see. ``previous``: the last complete version of the same role. ``summary`` and
+    ``said``: for people, bound to nothing.
+    """
+
+    caller: Caller
+    action: Action
+    subject: str
+    content: bytes
+    digest: bytes
+    summary: str
+    key_version: int = 0
+    context: Context = _NO_CONTEXT
+    metadata_version: int = 0
+    grave: tuple[Grave, ...] = ()
+    previous: bytes = b""
+    said: str = ""
+
+
+def new_approval_id() -> str:
+    """128 random bits in lower-case base32 (RFC 4648) without padding, 26 characters: unguessable,
+    and safe in a shell."""
+    return base64.b32encode(secrets.token_bytes(16)).decode().rstrip("=").lower()
+
+
+class Approvals(Voting):
+    """Asks for consent and uses it up; the base class is for those who are asked."""
+
+    def __init__(
+        self,
+        *,
+        gate: Gate,
+        policy: Policy,
+        approvals: OpenApprovals,
+        audit: AuditLog,
+        clock: Clock,
+        check_clock: Callable[[], None],
+        new_id: Callable[[], str],
+        verify_signature: SignatureVerifier,
+        look_s: float = 1.0,
+    ) -> None:
+        """``check_clock`` raises ClockError while the clock is not to be trusted. ``new_id``: see
+        :func:`new_approval_id`. ``look_s``: how often watchers look without being told."""
+        super().__init__(
+            gate=gate,
+            policy=policy,
+            approvals=approvals,
+            audit=audit,
+            clock=clock,
+            check_clock=check_clock,
+            verify_signature=verify_signature,
+            look_s=look_s,
+        )
+        self._new_id = new_id
+
+    async def consent(self, operation: Operation) -> tuple[Effect, ...]:
+        """The effects that use up the consent to this operation, to be applied in the transaction
+        of what it allows; none when nothing is demanded.
+
+        Two uses of one approval may both come this far: the second transaction conflicts
+        (ApprovalStateError).
+
+        Raises:
+            ApprovalNeededError: people have to consent first; the request is durable.
+            RateLimitedError: too many requests are open.
+            ClockError: the clock is not to be trusted.
+        """
+        demanded = self._demanded(operation)
+        if not demanded:
+            return ()
+        self._check_clock()
+        return await self._unbroken.run(self._consent(operation, demanded))
+
+    async def _consent(
+        self, operation: Operation, demanded: tuple[Requirement, ...]
+    ) -> tuple[Effect, ...]:
+        async with self._lock:
+            found = self._find_open(operation)
+            if found is not None and self._clock.now() >= found.expires_at:
+                await self._expire(found)
+                found = None
+            if found is None:
+                found = await self._ask(operation, demanded)
+        standing = self._consents.standing(found, demanded)
+        if all(s.is_met for s in standing):
+            return _use(found)
+        raise _needed(found, standing)
+
+    def needs(self, operation: Operation) -> tuple[str, ...]:
+        """What the operation still needs before it can be done, one line each; changes nothing."""
+        demanded = self._demanded(operation)
+        found = self._find_open(operation) if demanded else None
+        if found is None or self._clock.now() >= found.expires_at:
+            return _why(operation, demanded)
+        standing = self._consents.standing(found, demanded)
+        if all(s.is_met for s in standing):
+            return ()
+        have = "; ".join(f"{s.have} of {s.requirement.needed}" for s in standing)
+        return (*_why(operation, demanded), f"approval {found.id} is open: {have} so far")
+
+    async def consent_to(
+        self,
+        caller: Caller,
+        action: Action,
+        name: str,
+        parameters: Mapping[str, object],
+        *,
+        key_version: int = 0,
+        said: str = "",
+        context: Context = _NO_CONTEXT,
+        summary: str = "",
+    ) -> tuple[Effect, ...]:
+        """Like :meth:`consent`, for what is no signature: people consent to the canonical JSON of
+        action, name and ``parameters``, which name everything that matters. A refusal is in the
+        log when this raises.
+
+        ``summary``: in words; made of the parameters where it is empty.
+        """
+        if not self._consents.demanded(caller.principal, action, name, context):
+            return ()
+        content = encode({"action": action.value, "key": name, **parameters})
+        operation = Operation(
+            caller=caller,
+            action=action,
+            subject=name,
+            content=content,
+            digest=hashlib.sha256(content).digest(),
+            summary=summary or _summary(action, name, parameters),
+            key_version=key_version,
+            context=context,
+            said=said,
+        )
+        try:
+            return await self.consent(operation)
+        except ApprovalNeededError as e:
+            await self._gate.refuse(caller, action, name, e)
+            raise
+
+    def details(self, consent: Sequence[Effect]) -> dict[str, str]:
+        """What the entry of the action says of the consent it uses up: ``approval`` and
+        ``approvers``; nothing where there was none."""
+        for effect in consent:
+            if isinstance(effect, CloseApproval):
+                found = self._approvals.find_approval(effect.approval_id)
+                return use_details(found) if found else {"approval": effect.approval_id}
+        return {}
+
+    # ------------------------------------------------------------------------------- inside
+
+    def _demanded(self, operation: Operation) -> tuple[Requirement, ...]:
+        return self._consents.demanded(
+            operation.caller.principal,
+            operation.action,
+            operation.subject,
+            operation.context,
+            _objections(operation),
+        )
+
+    def _find_open(self, operation: Operation) -> Approval | None:
+        wanted = _bound_to(operation)
+        for approval in self._approvals.open_approvals():
+            if wanted == (
+                approval.digest,
+                approval.requester,
+                approval.action,
+                approval.subject,
+                approval.key_version,
+                approval.repository,
+                approval.role,
+            ):
+                return approval
+        return None
+
+    async def _ask(self, operation: Operation, demanded: tuple[Requirement, ...]) -> Approval:
+        for name in ("content", "previous"):
+            if len(getattr(operation, name)) > MAX_PAYLOAD_BYTES:
+                raise InvalidRequestError(
+                    name, f"people can be asked about {MAX_PAYLOAD_BYTES} bytes at most"
+                )
+        self._check_room(operation.caller.principal.id)
+        now = self._clock.now()
+        expires_at = now + timedelta(seconds=min(r.expires_s for r in demanded))
+        approval = Approval(
+            id=self._new_id(),
+            action=operation.action.value,
+            subject=operation.subject,
+            key_version=operation.key_version,
+            repository=operation.context.repository,
+            role=operation.context.role,
+            metadata_version=operation.metadata_version,
+            digest=operation.digest,
+            summary=operation.summary[:_MAX_SUMMARY_CHARS],
+            requester=operation.caller.principal.id,
+            requirements=demanded,
+            why=_why(operation, demanded),
+            said=operation.said,
+            created_at=now,
+            # The text that approvers sign says whole seconds.
+            expires_at=expires_at.replace(microsecond=0),
+        )
+        entry = approval_entry(
+            operation.caller,
+            "approval-request",
+            approval,
+            self._consents.policy_hash,
+            said=operation.said,
+            details=request_details(approval),
+        )
+        contents = ApprovalContents(operation.content, operation.previous)
+        try:
+            await self._record(entry, (InsertApproval(approval, contents),))
+        except ConflictError:
+            found = self._find_open(operation)
+            if found is None:
+                raise
+            return found
+        return approval
+
+    def _check_room(self, requester: str) -> None:
+        now = self._clock.now()
+        opened = [a for a in self._approvals.open_approvals() if now < a.expires_at]
+        own = sum(a.requester == requester for a in opened)
+        if own < MAX_OPEN_PER_REQUESTER and len(opened) < MAX_OPEN:
+            return
+        full = f"{own} of {requester}" if own >= MAX_OPEN_PER_REQUESTER else f"{len(opened)}"
+        raise RateLimitedError(
+            f"{full} requests for approval are open, no more are taken",
+            hint="withdraw what is not needed: keydctl approvals, keydctl approvals revoke ID",
+            retry_after_s=_RETRY_S,
+        )
+
+
+def _use(approval: Approval) -> tuple[Effect, ...]:
+    """Uses the approval up, while its votes are those that were judged."""
+    used = CloseApproval(approval.id, ApprovalState.USED)
+    if approval.state is ApprovalState.APPROVED:
+        return (used,)
+    # What is demanded, or whose consent counts, changed since the last vote: the stored state is
+    # of that time. The same vote once more makes it the one that follows now.
+    last = approval.votes[-1]
+    seen = len(approval.votes) - 1
+    return (
+        RemoveVote(approval.id, last.principal),
+        AddVote(approval.id, last, ApprovalState.APPROVED, votes_seen=seen),
+        used,
+    )
+
+
+def _needed(approval: Approval, standing: Sequence[Standing]) -> ApprovalNeededError:
+    have = sum(min(s.have, s.requirement.needed) for s in standing)
+    need = sum(s.requirement.needed for s in standing)
+    why = "; ".join(approval.why)
+    return ApprovalNeededError(
+        f"{approval.action} {approval.subject} needs {need} approvals, has {have}: {why}",
+        hint=f"have it approved: keydctl approve {approval.id}; then repeat the same command",
+        approval=approval.id,
+        have=have,
+        need=need,
+        why=why,
+    )
+
+
+def _bound_to(operation: Operation) -> tuple[bytes, str, str, str, int, str, str]:
+    return (
+        operation.digest,
+        operation.caller.principal.id,
+        operation.action.value,
+        operation.subject,
+        operation.key_version,
+        operation.context.repository,
+        operation.context.role,
+    )
+
+
+def _objections(operation: Operation) -> tuple[str, ...]:
+    return tuple(f"{BUILT_IN}{grave.text}" for grave in operation.grave)
+
+
+def _why(operation: Operation, demanded: Sequence[Requirement]) -> tuple[str, ...]:
+    """One line for each thing that makes consent necessary; empty when nothing does."""
+    rules = [requirement_line(r) for r in demanded if not r.rule.startswith(BUILT_IN)]
+    return (*rules, *_objections(operation)) if demanded else ()
+
+
+def _summary(action: Action, name: str, parameters: Mapping[str, object]) -> str:
+    said = [f"{key} {value}" for key, value in parameters.items() if value not in ("", None)]
+    return f"{action} {name}".strip() + (f": {', '.join(said)}" if said else "")
