@@ -56,6 +56,16 @@ class _SharedClients:
 _shared = _SharedClients()
 
 
+def shared_client(endpoint: str, profile: str) -> Client:
+    """The client of this process for an endpoint; empty texts for the usual places. Does not
+    connect.
+
+    Raises:
+        KeydError: a bad endpoint, profile or client.toml.
+    """
+    return _shared.get(endpoint, profile)
+
+
 def public_key_der(key: SSlibKey) -> bytes:
     """The key's DER SubjectPublicKeyInfo, whatever TUF's keyval holds (hex or PEM).
 
@@ -149,7 +159,7 @@ class KeydSigner(Signer):
             ValueError: the key has no such version, or none that is active.
         """
         uri = KeydUri(key, repository, role, version, endpoint, profile)
-        found = _shared.get(endpoint, profile).get_key(key)
+        found = shared_client(endpoint, profile).get_key(key)
         held = found.find_version(version or found.active_version)
         if held is None or not held.public_key:
             raise ValueError(f"key {key} has no version {version or '(active)'}")
@@ -173,7 +183,7 @@ class KeydSigner(Signer):
             KeydError: whatever the daemon refused with.
         """
         uri = self._uri
-        client = self._client or _shared.get(uri.endpoint, uri.profile)
+        client = self._client or shared_client(uri.endpoint, uri.profile)
         ecdsa = self._scheme.value.startswith("ecdsa-")
         try:
             signed = client.sign(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from keyd.adapters.tufrepo.change import Report, Waiting
 from keyd.adapters.tufrepo.cosign import Cosigned
 from keyd.adapters.tufrepo.inspection import RoleStatus, Shown, SignatureLine
-from keyd.adapters.tufrepo.keyring import Missing
+from keyd.adapters.tufrepo.report import Missing, Report, Waiting
 from keyd.adapters.tufrepo.rotation import Rotated
 from keyd.adapters.tufrepo.verification import Verified
 from keyd.cli import output

@@ -11,10 +11,10 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
-from keyd.adapters.tufrepo.change import Report
 from keyd.adapters.tufrepo.folder import Folder
 from keyd.adapters.tufrepo.keyring import KeyRing
 from keyd.adapters.tufrepo.migration import migrate
+from keyd.adapters.tufrepo.report import Report
 from keyd.adapters.tufrepo.repository import RoleKeys
 from keyd.adapters.tufrepo.settings import Settings, find
 from keyd.errors import RepositoryError

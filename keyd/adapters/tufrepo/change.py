@@ -10,44 +10,26 @@ changing command again.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from securesystemslib.signer import Key as TufKey
 from tuf.api.metadata import Metadata, Root, Signed, Snapshot, Targets, Timestamp
 
 from keyd.adapters.tufrepo import published as reading
+from keyd.adapters.tufrepo.evidence import Evidence
 from keyd.adapters.tufrepo.folder import Folder
-from keyd.adapters.tufrepo.keyring import KeyRing, Missing, raise_missing
+from keyd.adapters.tufrepo.gathering import Gathering, says
+from keyd.adapters.tufrepo.keyring import KeyRing
 from keyd.adapters.tufrepo.listing import next_snapshot, next_timestamp
 from keyd.adapters.tufrepo.publication import publish
 from keyd.adapters.tufrepo.published import Delegator, Published, delegator_of, verifies
+from keyd.adapters.tufrepo.report import Report
 from keyd.adapters.tufrepo.settings import Settings
-from keyd.errors import RepositoryError, VersionTakenError
+from keyd.errors import RepositoryError
 
-_ATTEMPTS = 4
-_ROLES = ("root", "targets", "snapshot", "timestamp")
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Metadata in staged/ that needs more signatures. ``needs``: how many of ``missing``."""
-
-    role: str
-    version: int
-    path: str
-    needs: int
-    missing: tuple[Missing, ...]
-
-
-@dataclass(slots=True)
-class Report:
-    """What a command did. ``published``: file names in the order in which clients got them."""
-
-    published: list[str] = field(default_factory=list)
-    waiting: list[Waiting] = field(default_factory=list)
+_ONLINE = ("snapshot", "timestamp")
 
 
 @dataclass(slots=True)
@@ -67,8 +49,13 @@ class Change:
     taking_over: bool = False
     check: Callable[[Published], None] | None = None
     published: Published | None = None
+    gathering: Gathering = field(init=False)
+    evidence: Evidence = field(init=False)
 
     def __post_init__(self) -> None:
+        self.gathering = Gathering(self.folder, self.settings, self.ring, self.now)
+        self.evidence = Evidence(self.folder, lambda: self.published, self.ring.reason)
+        self.ring.evidence = self.evidence
         self.published = reading.read(self.folder)
         consistent = self.published is None or self.published.root.signed.consistent_snapshot
         if not consistent and not self.taking_over:
@@ -112,7 +99,7 @@ class Change:
     def _stage(self, role: str, signed: Signed, before: Signed | None, version: int) -> bool:
         staged = self._staged().get(role)
         if staged is not None:
-            if _says(staged.signed) == _says(signed):
+            if says(staged.signed) == says(signed):
                 return True
             raise RepositoryError(
                 f"{role} {staged.signed.version} is staged already and says something else",
@@ -120,9 +107,9 @@ class Change:
                 f"deleting {self.folder.staged_files()[role]}",
                 role=role,
             )
-        if before is not None and _says(before) == _says(signed):
+        if before is not None and says(before) == says(signed):
             return False
-        self._write_staged(role, Metadata(signed), version)
+        self.gathering.stage(role, Metadata(signed), version)
         return True
 
     def renew(self, role: str) -> None:
@@ -135,23 +122,15 @@ class Change:
         if before is None:
             raise RepositoryError(f"there is no role {role} to renew", role=role)
         version = before.signed.version if role == "root" else self.folder.highest_version(role)
-        self._write_staged(role, Metadata(copy.deepcopy(before.signed)), version + 1)
-
-    def _write_staged(self, role: str, metadata: Metadata[Any], version: int) -> None:
-        metadata.signed.version = version
-        metadata.signed.expires = self._expiry(role)
-        metadata.signatures.clear()
-        self.folder.stage(role, version, metadata.to_bytes())
+        self.gathering.stage(role, Metadata(copy.deepcopy(before.signed)), version + 1)
 
     def _staged(self) -> dict[str, Metadata[Any]]:
+        """What people decided and still have to sign; see Gathering.collect_online for others."""
         return {
             role: reading.parse(path, Root if role == "root" else Targets)
             for role, path in self.folder.staged_files().items()
+            if role not in _ONLINE
         }
-
-    def _expiry(self, role: str) -> datetime:
-        days = timedelta(days=self.settings.days(role))
-        return (self.now() + days).replace(microsecond=0)
 
     # ---------------------------------------------------------------- finish
 
@@ -164,7 +143,8 @@ class Change:
             KeydError: snapshot or timestamp cannot be signed now; nothing was published.
             RepositoryError: what would be published is not what a client accepts.
         """
-        report = Report()
+        self.gathering.skip = self.skip
+        report = Report(notes=self.gathering.notes)
         root = self._complete_root(report)
         if root is None:
             return report
@@ -190,16 +170,19 @@ class Change:
         self.published = state
         for role in self._done(state):
             self.folder.unstage(role)
+        report.notes += self.evidence.tell(self.ring.daemons, report.published)
         return report
 
     def _done(self, state: Published) -> set[str]:
         current = {"root": state.root.signed.version}
         current |= {role: m.signed.version for role, m in state.targets.items()}
-        return {
+        done = {
             role
             for role, metadata in self._staged().items()
             if current.get(role, 0) >= metadata.signed.version
         }
+        # What waited for consent is published now, or nobody wants it any more.
+        return done | {role for role in _ONLINE if role in self.folder.staged_files()}
 
     def _complete_root(self, report: Report) -> Metadata[Root] | None:
         old = self.published.root if self.published else None
@@ -252,53 +235,18 @@ class Change:
 
     def _new_version(self, role: str, signed: Targets) -> Metadata[Targets]:
         metadata = Metadata(copy.deepcopy(signed))
-        self._write_staged(role, metadata, self.folder.highest_version(role) + 1)
+        self.gathering.stage(role, metadata, self.folder.highest_version(role) + 1)
         return metadata
 
     def _collect(
-        self,
-        role: str,
-        metadata: Metadata[Any],
-        judges: Sequence[Delegator],
-        report: Report,
+        self, role: str, metadata: Metadata[Any], judges: Sequence[Delegator], report: Report
     ) -> Metadata[Any] | None:
-        """Sign staged metadata with every key within reach of all that judge it; None, and a line
-        in the report, while the last judge (and for a root, each) is not satisfied."""
-        missing = self._sign(role, metadata, judges)
-        self.folder.stage(role, metadata.signed.version, metadata.to_bytes())
-        strict = judges if role == "root" else judges[-1:]
-        needs = max(_lacking(judge, role, metadata) for judge in strict)
-        if needs == 0:
+        """The metadata once it has its signatures; else None, and a line in the report."""
+        waiting = self.gathering.collect(role, metadata, judges)
+        if waiting is None:
             return metadata
-        path = self.folder.staged_files()[role]
-        listed = {keyid for judge in strict for keyid in judge.get_delegated_role(role).keyids}
-        report.waiting.append(
-            Waiting(
-                role,
-                metadata.signed.version,
-                str(path),
-                needs,
-                tuple(m for m in missing if m.keyid in listed),
-            )
-        )
+        report.waiting.append(waiting)
         return None
-
-    def _sign(
-        self, role: str, metadata: Metadata[Any], judges: Iterable[Delegator]
-    ) -> list[Missing]:
-        keys: dict[str, TufKey] = {}
-        for judge in judges:
-            keys |= {k: judge.get_key(k) for k in judge.get_delegated_role(role).keyids}
-        for _ in range(_ATTEMPTS):
-            try:
-                return self.ring.sign(metadata, role, keys.values(), self.skip)
-            except VersionTakenError as e:
-                number = int(e.facts.get("next_version", "0"))
-                if role == "root" or number <= metadata.signed.version:
-                    raise
-                metadata.signed.version = number
-                metadata.signatures.clear()
-        raise RepositoryError(f"no version of {role} was free in {_ATTEMPTS} attempts", role=role)
 
     # ---------------------------------------------------------------- snapshot and timestamp
 
@@ -306,7 +254,8 @@ class Change:
         self, root: Metadata[Root], targets: dict[str, Metadata[Targets]]
     ) -> Metadata[Snapshot]:
         old = self.published.snapshot.signed if self.published else None
-        signed = next_snapshot(old, targets, self.folder.highest_version("snapshot") + 1)
+        version = self.folder.highest_version("snapshot", staged=False) + 1
+        signed = next_snapshot(old, targets, version)
         made: Metadata[Snapshot] = self._online("snapshot", Metadata(signed), root)
         return made
 
@@ -317,25 +266,7 @@ class Change:
         return made
 
     def _online(self, role: str, metadata: Metadata[Any], root: Metadata[Root]) -> Metadata[Any]:
-        metadata.signed.expires = self._expiry(role)
-        judges = [root.signed]
+        judges: list[Delegator] = [root.signed]
         if self.published is not None and self.published.root is not root:
             judges.insert(0, self.published.root.signed)
-        missing = self._sign(role, metadata, judges)
-        if not verifies(root.signed, role, metadata):
-            listed = root.signed.get_delegated_role(role).keyids
-            lacking = [m for m in missing if m.keyid in listed]
-            raise_missing(role, lacking)
-        return metadata
-
-
-def _lacking(judge: Delegator, role: str, metadata: Metadata[Any]) -> int:
-    result = judge.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
-    return max(0, result.missing)
-
-
-def _says(signed: Signed) -> dict[str, Any]:
-    content = signed.to_dict()
-    content.pop("version")
-    content.pop("expires")
-    return content
+        return self.gathering.collect_online(role, metadata, judges)

@@ -12,7 +12,8 @@ from tuf.api.metadata import Metadata
 
 from keyd.adapters.tufrepo import inspection
 from keyd.adapters.tufrepo.folder import Folder
-from keyd.adapters.tufrepo.keyring import KeyRing, Missing, SigningKey
+from keyd.adapters.tufrepo.keyring import KeyRing, SigningKey
+from keyd.adapters.tufrepo.report import Missing
 from keyd.adapters.tufrepo.settings import FILE_NAME
 from keyd.durable import replacing
 from keyd.errors import RepositoryError

@@ -84,14 +84,14 @@ class Folder:
         for folder in (self.metadata, self.staged, self.targets):
             yield from folder.rglob(f"{_TEMP_PREFIX}*")
 
-    def highest_version(self, role: str) -> int:
-        """The highest version of a role that has a file here, published, staged or left over.
+    def highest_version(self, role: str, *, staged: bool = True) -> int:
+        """The highest version of a role that has a file here, published, left over or ``staged``.
 
         A number that ever had a file is not used again: a daemon that has signed it would
         refuse other bytes at it.
         """
         found = 0
-        for folder in (self.metadata, self.staged):
+        for folder in (self.metadata, self.staged) if staged else (self.metadata,):
             for name in names_in(folder):
                 match = _VERSIONED.fullmatch(name)
                 if match and match[2] == role:

@@ -2,7 +2,8 @@
 
 A keyid's URI comes from the command line, else from the settings, else the daemon is asked which
 of its keys has that public key. Any securesystemslib signer will do; ``keyd:`` ones get the
-repository and role as context.
+repository and the role that is signed as context, whatever role their URI names: one key may serve
+several. A daemon that lacks the history of the repository is shown it, and asked again.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Key as TufKey
-from securesystemslib.signer import Signer, SSlibKey
+from securesystemslib.signer import Signature, Signer, SSlibKey
 from tuf.api.metadata import Metadata
 
-from keyd.adapters.tuf import KeydSigner, public_key_der
+from keyd.adapters.tuf import KeydSigner, public_key_der, shared_client
+from keyd.adapters.tufrepo.evidence import Daemon, Evidence
+from keyd.adapters.tufrepo.report import Missing
 from keyd.adapters.tufrepo.settings import Settings
 from keyd.adapters.uri import SCHEME, KeydUri
-from keyd.errors import KeydError, RepositoryError, VersionTakenError
+from keyd.errors import KeydError, RepositoryError, RuleRefusedError, VersionTakenError
 
 if TYPE_CHECKING:
     from keyd.client import Client
@@ -34,30 +37,22 @@ class SigningKey:
     uri: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """A signature that could not be made now. ``who``: the URI, or what is known of the key.
-    ``error``: the daemon's own error, where it was one."""
-
-    keyid: str
-    who: str
-    why: str
-    error: KeydError | None = None
-
-
 @dataclass(slots=True)
 class KeyRing:
     """Finds signers and signs.
 
     ``extra``: URIs to try for keys that have none, keyid -> URIs, with "" for any key.
     ``connect``: the daemon for URIs that name none, and for keys without a URI.
-    ``reason``: for the audit log.
+    ``reason``: for the audit log. ``evidence``: what daemons can be shown; None before anything is
+    known of the repository. ``daemons``: those that were asked for signatures so far.
     """
 
     settings: Settings
     connect: Callable[[], Client] | None = None
     extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
     reason: str = ""
+    evidence: Evidence | None = None
+    daemons: list[Daemon] = field(default_factory=list)
     _held: dict[bytes, str] | None = None
 
     def sign(
@@ -70,6 +65,7 @@ class KeyRing:
 
         Raises:
             VersionTakenError: a daemon has signed other bytes at this version.
+            RuleRefusedError: a daemon has signed a later version already.
         """
         payload = metadata.signed_bytes
         missing: list[Missing] = []
@@ -90,10 +86,12 @@ class KeyRing:
         error: KeydError | None = None
         for uri in self._uris(key):
             try:
-                signature = self._signer(uri, key, role).sign(payload)
+                signature = self._ask(uri, key, role, payload)
             except VersionTakenError:
                 raise
             except KeydError as e:
+                if e.facts.get("rule") == "version-lower":
+                    raise
                 why, error = e.message, e
             except Exception as e:  # noqa: BLE001 - "may raise errors that are not documented" (Signer)
                 why = f"{type(e).__name__}: {e}"
@@ -104,20 +102,37 @@ class KeyRing:
                 why = f"{uri} does not hold this key"
         return [Missing(key.keyid, self.who(key), why, error)]
 
-    def _signer(self, uri: str, key: TufKey, role: str) -> Signer:
+    def _ask(self, uri: str, key: TufKey, role: str, payload: bytes) -> Signature:
         if not uri.startswith(f"{SCHEME}:"):
-            return Signer.from_priv_key_uri(uri, key)
+            return Signer.from_priv_key_uri(uri, key).sign(payload)
         if not isinstance(key, SSlibKey):
             raise ValueError(f"keyd cannot sign as {key.keytype} {key.scheme}")
         parsed = KeydUri.parse(uri)
-        complete = replace(
-            parsed,
-            repository=parsed.repository or self.settings.repository,
-            role=parsed.role or role,
-        )
-        elsewhere = bool(parsed.endpoint or parsed.profile)
-        client = None if elsewhere or self.connect is None else self.connect()
-        return KeydSigner(complete, key, reason=self.reason, client=client)
+        daemon = self.daemon(parsed)
+        complete = replace(parsed, repository=daemon.repository, role=role)
+        signer = KeydSigner(complete, key, reason=self.reason, client=daemon.client)
+        try:
+            return signer.sign(payload)
+        except RuleRefusedError as e:
+            if self.evidence is None or not self.evidence.helps(daemon, role, e):
+                raise
+            return signer.sign(payload)
+
+    def daemon(self, uri: KeydUri) -> Daemon:
+        """The daemon that holds a key; from now on among ``daemons``.
+
+        Raises:
+            KeydError: a bad endpoint, profile or client.toml.
+        """
+        elsewhere = uri.endpoint or uri.profile or self.connect is None
+        client = shared_client(uri.endpoint, uri.profile) if elsewhere else None
+        if client is None:
+            assert self.connect is not None
+            client = self.connect()
+        found = Daemon(client, uri.repository or self.settings.repository)
+        if found not in self.daemons:
+            self.daemons.append(found)
+        return found
 
     def who(self, key: TufKey) -> str:
         """What to call a key when speaking to people: KEY/versions/N where the daemon holds it."""

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from tuf.api.metadata import Root, Targets
 
 from keyd.adapters.tufrepo import edits, published
-from keyd.adapters.tufrepo.change import Change, Report
+from keyd.adapters.tufrepo.change import Change
 from keyd.adapters.tufrepo.folder import ROOT_COPY, Folder, check_target_path
 from keyd.adapters.tufrepo.published import Published
+from keyd.adapters.tufrepo.report import Report
 from keyd.adapters.tufrepo.repository import Repository, RoleKeys
 from keyd.errors import RepositoryError
 

@@ -38,15 +38,24 @@ def parse(path: Path, kind: type[T]) -> Metadata[T]:
     Raises:
         RepositoryError: absent, not metadata, or of another type.
     """
+    metadata = parse_any(path)
+    if not isinstance(metadata.signed, kind):
+        raise RepositoryError(f"{path} holds {metadata.signed.type}, not {kind.type}", file=path)
+    return metadata
+
+
+def parse_any(path: Path) -> Metadata[Any]:
+    """Parse one metadata file of whatever type.
+
+    Raises:
+        RepositoryError: absent, or not metadata.
+    """
     try:
-        metadata: Metadata[Any] = Metadata.from_bytes(path.read_bytes())
+        return Metadata.from_bytes(path.read_bytes())
     except FileNotFoundError as e:
         raise RepositoryError(f"{path} is missing", file=path) from e
     except (DeserializationError, OSError) as e:
         raise RepositoryError(f"{path} cannot be read as TUF metadata: {e}", file=path) from e
-    if not isinstance(metadata.signed, kind):
-        raise RepositoryError(f"{path} holds {metadata.signed.type}, not {kind.type}", file=path)
-    return metadata
 
 
 def verifies(delegator: Delegator, role: str, metadata: Metadata[Any]) -> bool:

@@ -18,9 +18,10 @@ from securesystemslib.signer import Key as TufKey
 from tuf.api.metadata import Metadata, Root, Targets
 
 from keyd.adapters.tufrepo import edits, published
-from keyd.adapters.tufrepo.change import Change, Report
+from keyd.adapters.tufrepo.change import Change
 from keyd.adapters.tufrepo.folder import Folder, check_target_path, names_in
 from keyd.adapters.tufrepo.keyring import KeyRing, SigningKey
+from keyd.adapters.tufrepo.report import Report
 from keyd.adapters.tufrepo.settings import Settings
 from keyd.errors import RepositoryError
 

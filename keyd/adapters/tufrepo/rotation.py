@@ -22,9 +22,10 @@ from securesystemslib.signer import SSlibKey
 
 from keyd.adapters.tuf import public_key_der, tuf_key
 from keyd.adapters.tufrepo import edits
-from keyd.adapters.tufrepo.change import Change, Report
+from keyd.adapters.tufrepo.change import Change
 from keyd.adapters.tufrepo.keyring import SigningKey
 from keyd.adapters.tufrepo.published import Delegator, delegated_names
+from keyd.adapters.tufrepo.report import Report
 from keyd.adapters.tufrepo.repository import Repository
 from keyd.adapters.uri import SCHEME, KeydUri
 from keyd.errors import RepositoryError

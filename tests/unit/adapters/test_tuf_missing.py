@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from keyd.adapters.tufrepo.keyring import Missing, raise_missing
+from keyd.adapters.tufrepo.keyring import raise_missing
+from keyd.adapters.tufrepo.report import Missing
 from keyd.errors import DeviceGoneError, PolicyDeniedError, RepositoryError
 
 GONE = DeviceGoneError("token t is gone", hint="plug it in")
