@@ -13,7 +13,15 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import grpc
 
-from keyd.client import calls, signcalls
+from keyd.client import (
+    approvalcalls,
+    auditcalls,
+    ceremonycalls,
+    keycalls,
+    rolecalls,
+    signcalls,
+    tokencalls,
+)
 from keyd.client.call import Call, Pages
 from keyd.client.checkpoints import default_folder
 from keyd.client.endpoint import Endpoint, find_endpoint
@@ -21,7 +29,7 @@ from keyd.client.failures import from_call
 from keyd.client.link import OPTIONS, SHOW_TIMEOUT_S, Link, credentials
 from keyd.client.retry import RETRIES, Retries
 from keyd.errors import KeydError
-from keyd.model import Checkpoint, Entry, SignRequest
+from keyd.model import Checkpoint, SignRequest
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,6 +51,17 @@ def _paged(make: Callable[P, Pages[T]]) -> Callable[Concatenate[Client, P], Iter
     @functools.wraps(make)
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
         return self._walk(make(*args, **kwargs))
+
+    return method
+
+
+def _streamed(make: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], Iterator[T]]:
+    """The method that hands on what the daemon streams; it ends when the daemon or the caller
+    does."""
+
+    @functools.wraps(make)
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return self._stream(make(*args, **kwargs))
 
     return method
 
@@ -123,31 +142,50 @@ class Client:
 
     sign = _method(signcalls.sign)
     sign_one = _method(signcalls.sign_one)
-    create_key = _method(calls.create_key)
-    list_keys = _paged(calls.list_keys)
-    get_key = _method(calls.get_key)
-    rotate = _method(calls.rotate)
-    activate = _method(calls.activate)
-    enable = _method(calls.enable)
-    disable = _method(calls.disable)
-    schedule_destroy = _method(calls.schedule_destroy)
-    cancel_destroy = _method(calls.cancel_destroy)
-    destroy = _method(calls.destroy)
-    adopt = _method(calls.adopt)
-    adopt_labelled = _method(calls.adopt_labelled)
-    update = _method(calls.update)
-    freeze = _method(calls.freeze)
-    unfreeze = _method(calls.unfreeze)
-    list_tokens = _method(calls.list_tokens)
-    unlock = _method(calls.unlock)
-    lock = _method(calls.lock)
-    list_objects = _method(calls.list_objects)
-    list_entries = _paged(calls.list_entries)
-    checkpoint = _method(calls.checkpoint)
-    prove_inclusion = _method(calls.prove_inclusion)
-    prove_consistency = _method(calls.prove_consistency)
-    whoami = _method(calls.whoami)
-    status = _method(calls.status)
+    create_key = _method(keycalls.create_key)
+    list_keys = _paged(keycalls.list_keys)
+    get_key = _method(keycalls.get_key)
+    rotate = _method(keycalls.rotate)
+    activate = _method(keycalls.activate)
+    enable = _method(keycalls.enable)
+    disable = _method(keycalls.disable)
+    schedule_destroy = _method(keycalls.schedule_destroy)
+    cancel_destroy = _method(keycalls.cancel_destroy)
+    destroy = _method(keycalls.destroy)
+    adopt = _method(keycalls.adopt)
+    adopt_labelled = _method(keycalls.adopt_labelled)
+    update = _method(keycalls.update)
+    freeze = _method(keycalls.freeze)
+    unfreeze = _method(keycalls.unfreeze)
+    list_tokens = _method(tokencalls.list_tokens)
+    unlock = _method(tokencalls.unlock)
+    lock = _method(tokencalls.lock)
+    list_objects = _method(tokencalls.list_objects)
+    list_entries = _paged(auditcalls.list_entries)
+    checkpoint = _method(auditcalls.checkpoint)
+    prove_inclusion = _method(auditcalls.prove_inclusion)
+    prove_consistency = _method(auditcalls.prove_consistency)
+    whoami = _method(auditcalls.whoami)
+    tail = _streamed(auditcalls.tail)
+    status = _method(auditcalls.status)
+    get_approval = _method(approvalcalls.get_approval)
+    list_approvals = _method(approvalcalls.list_approvals)
+    approve = _method(approvalcalls.approve)
+    reject = _method(approvalcalls.reject)
+    revoke = _method(approvalcalls.revoke)
+    watch_approvals = _streamed(approvalcalls.watch_approvals)
+    list_roles = _method(rolecalls.list_roles)
+    get_role = _method(rolecalls.get_role)
+    import_role = _method(rolecalls.import_role)
+    advance_role = _method(rolecalls.advance_role)
+    supersede_role = _method(rolecalls.supersede_role)
+    reset_role = _method(rolecalls.reset_role)
+    accept_loss = _method(rolecalls.accept_loss)
+    start_ceremony = _method(ceremonycalls.start_ceremony)
+    get_ceremony = _method(ceremonycalls.get_ceremony)
+    list_ceremonies = _method(ceremonycalls.list_ceremonies)
+    advance_ceremony = _method(ceremonycalls.advance_ceremony)
+    abort_ceremony = _method(ceremonycalls.abort_ceremony)
 
     def sign_batch(
         self, requests: Sequence[SignRequest], *, request_id: str = ""
@@ -178,12 +216,7 @@ class Client:
                     return batch.outcomes()
                 time.sleep(wait_s)
 
-    def tail(self, start_index: int = -1) -> Iterator[Entry]:
-        """Entries from ``start_index`` on (-1: new ones only), then each as it becomes durable.
-
-        Ends only when the caller stops; no deadline.
-        """
-        request = calls.tail(start_index)
+    def _stream(self, request: Call[T]) -> Iterator[T]:
         method: grpc.UnaryStreamMultiCallable[bytes, bytes]
         method = self._open().unary_stream(request.path)
         stream = method(request.body)
@@ -239,7 +272,7 @@ class Client:
     def _show_kept(self) -> None:
         note = self._link.note_to_show()
         if note:
-            question = calls.show_checkpoint(note)
+            question = auditcalls.show_checkpoint(note)
             try:
                 verdict = question.decode(self._send(question, SHOW_TIMEOUT_S))
             except KeydError:

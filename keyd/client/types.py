@@ -6,7 +6,7 @@ a client sees.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from keyd import model
@@ -22,7 +22,9 @@ class Signature:
     SubjectPublicKeyInfo (RFC 5280). ``digest``: what was signed; for Ed25519 the message's
     SHA-256. ``replayed``: the stored signature of an earlier identical request. ``summary``: what
     the daemon read in the payload. ``unbound``: the key signs anything. ``checkpoint``: a C2SP
-    signed note, now and then.
+    signed note, now and then. ``reissued``: other bytes were signed under this version before.
+    For a dry run only: ``checks``, what the rules looked at, and ``needs``, whose consent would be
+    asked for, one line each.
     """
 
     key_version: str
@@ -39,6 +41,9 @@ class Signature:
     request_id: str = ""
     unbound: bool = False
     checkpoint: str = ""
+    reissued: bool = False
+    checks: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,88 @@ class ConsistencyProof:
     old_root_hash: bytes
     new_root_hash: bytes
     checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement(model.Requirement):
+    """A requirement of an approval; its ``expires_s`` stands in the approval itself. ``have``: how
+    many of those that count have consented."""
+
+    have: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Approval(model.Approval):
+    """An approval as the daemon shows it. ``content`` and ``previous``: as in
+    :class:`keyd.model.ApprovalContents`, only from ``get_approval``. ``waits_for_me``: the caller's
+    consent would count and has not been given."""
+
+    content: bytes = b""
+    previous: bytes = b""
+    waits_for_me: bool = False
+
+    @property
+    def counts(self) -> tuple[Requirement, ...]:
+        """The requirements, with how many have consented."""
+        return tuple(r for r in self.requirements if isinstance(r, Requirement))
+
+
+@dataclass(frozen=True, slots=True)
+class RoleFile:
+    """A metadata file as published, signatures included. ``role``: root, targets, snapshot,
+    timestamp or the name of a delegated role, which the file itself does not say."""
+
+    role: str
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RoleSigner:
+    """Who signed: ``identity`` is the SHA-256 of the DER SubjectPublicKeyInfo, hex.
+    ``key_version``: KEY/versions/N, empty for a key of somebody else."""
+
+    identity: str
+    key_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """How far a role of a repository has come.
+
+    ``version``, ``state``, ``digest`` (SHA-256 of the signed bytes), ``expires``, ``signed_at``,
+    ``signers``, ``missing`` (signatures, at least) and ``reissued`` are of the version signed last;
+    ``complete_...`` of the last complete one (0, empty and None before there was one). ``content``
+    and ``complete_content``: the signed bytes, only from ``get_role``. ``keys``: those bound here
+    that the caller may see.
+    """
+
+    repository: str
+    role: str
+    version: int
+    state: model.MarkState
+    digest: bytes
+    dialect: str
+    expires: datetime
+    signed_at: datetime
+    signers: tuple[RoleSigner, ...] = ()
+    missing: int = 0
+    reissued: int = 0
+    complete_version: int = 0
+    complete_digest: bytes = b""
+    complete_expires: datetime | None = None
+    content: bytes = b""
+    complete_content: bytes = b""
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedLoss:
+    """``loss``: what was lost, in words. ``origin``: the log's new one, whose first entry is
+    ``log_index``."""
+
+    loss: str
+    origin: str
+    log_index: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -27,6 +28,8 @@ from keyd.model import (
     VersionState,
 )
 from keyd.v1 import audit_pb2, keys_pb2, signing_pb2, tokens_pb2
+
+V = TypeVar("V", bound=int)
 
 _HASHES: dict[HashAlgorithm, signing_pb2.HashAlgorithm.ValueType] = {
     HashAlgorithm.SHA256: signing_pb2.HASH_ALGORITHM_SHA256,
@@ -87,6 +90,9 @@ def signature(answer: signing_pb2.SignResponse) -> types.Signature:
         request_id=answer.request_id,
         unbound=answer.unbound,
         checkpoint=answer.checkpoint,
+        reissued=answer.reissued,
+        checks=tuple(answer.checks),
+        needs=tuple(answer.needs),
     )
 
 
@@ -117,7 +123,9 @@ def _version(name: str, message: keys_pb2.KeyVersion) -> KeyVersion:
     return KeyVersion(
         key=name,
         number=message.number,
-        state=VersionState(_enum_name(keys_pb2.KeyVersionState, message.state)),
+        state=VersionState(
+            enum_name(keys_pb2.KeyVersionState.Name, message.state, "KEY_VERSION_STATE_")
+        ),
         origin=Origin(message.origin),
         token_serial=message.token_serial,
         object_id=message.object_id,
@@ -133,7 +141,7 @@ def token(message: tokens_pb2.Token) -> TokenStatus:
     """A token as it stands."""
     return TokenStatus(
         name=message.name,
-        state=TokenState(_enum_name(tokens_pb2.TokenState, message.state)),
+        state=TokenState(enum_name(tokens_pb2.TokenState.Name, message.state, "TOKEN_STATE_")),
         serial=message.serial,
         label=message.label,
         model=message.model,
@@ -210,14 +218,12 @@ def unreadable(what: str, value: object) -> KeydError:
     )
 
 
-def _enum_name(
-    kind: type[keys_pb2.KeyVersionState] | type[tokens_pb2.TokenState], value: int
-) -> str:
+def enum_name(name_of: Callable[[V], str], value: V, prefix: str) -> str:
+    """The name of an enum's value, without the prefix that all its names have."""
     try:
-        name: str = kind.Name(value)  # type: ignore[arg-type]
+        return name_of(value).removeprefix(prefix)
     except ValueError as e:
-        raise unreadable("state", value) from e
-    return name.split("STATE_", 1)[1]
+        raise unreadable(prefix.removesuffix("_").lower().replace("_", " "), value) from e
 
 
 def time(stamp: Timestamp) -> datetime:
