@@ -1,8 +1,4 @@
-"""What every database under keyd has to hold; today SQLite, later PostgreSQL too.
-
-A database joins by a factory in ``DATABASES``: (folder, clock) -> an open store on the same data
-each time it is called with the same folder.
-"""
+"""What every database under keyd has to hold; today SQLite, later PostgreSQL too."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -26,14 +22,12 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
 from keyd.audit import merkle
-from keyd.audit.entry import entry_body
 from keyd.audit.proofs import Proofs
 from keyd.errors import (
     AuditUnavailableError,
     ConfigError,
     ConflictError,
     InvalidRequestError,
-    KeydError,
     KeyExistsError,
 )
 from keyd.model import (
@@ -51,7 +45,6 @@ from keyd.model import (
     Key,
     KeyAlgorithm,
     KeyVersion,
-    NewEntry,
     Origin,
     Outcome,
     Principal,
@@ -62,7 +55,6 @@ from keyd.model import (
     SetKeyFields,
     SignatureKey,
     StoreSignature,
-    TreeHead,
     UpdateVersion,
     VersionState,
 )
@@ -70,36 +62,8 @@ from keyd.store.backup import RESTORED, backup, restore
 from keyd.store.schema import SCHEMA_VERSION
 from keyd.store.state_folder import DATABASE
 from keyd.store.store import Store, open_store
+from tests.contract.databases import Factory, Item, a_draft, commit
 from tests.fakes import FakeClock
-
-Item = tuple[EntryDraft, Sequence[Effect]]
-Factory = Callable[[Path, FakeClock], Store]
-DATABASES: dict[str, Factory] = {"sqlite": lambda folder, clock: open_store(folder, clock=clock)}
-
-
-@pytest.fixture(params=DATABASES)
-def database(request: pytest.FixtureRequest) -> Factory:
-    return DATABASES[request.param]
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def store(database: Factory, tmp_path: Path, clock: FakeClock) -> Iterator[Store]:
-    opened = database(tmp_path / "state", clock)
-    try:
-        yield opened
-    finally:
-        opened.close()
-
-
-def a_draft(action: str = "create", **fields: object) -> EntryDraft:
-    caller = Caller(Principal(str(fields.pop("who", "socket:ci")), "unix"), "req-1")
-    draft = EntryDraft(action, Outcome.ALLOWED, caller)
-    return replace(draft, **fields)  # type: ignore[arg-type]
 
 
 def signed(digest: bytes, who: str = "socket:ci", key: str = "acme/root") -> EntryDraft:
@@ -114,24 +78,6 @@ def signed(digest: bytes, who: str = "socket:ci", key: str = "acme/root") -> Ent
         keyid="ab" * 32,
         fingerprint="cd" * 32,
     )
-
-
-def commit(
-    store: Store, items: Sequence[Item], now: datetime = datetime(2030, 1, 1, tzinfo=UTC)
-) -> list[KeydError | None]:
-    """What the log's writer does with a group, in few lines."""
-    with store.group() as group:
-        conflicts = group.apply([effects for _, effects in items], now)
-        entries = []
-        for index, (draft, effects) in enumerate(items, group.head.size):
-            body = entry_body(index, now, draft)
-            kept = [e.signature for e in effects if isinstance(e, StoreSignature)]
-            leaf = merkle.leaf_hash(body)
-            entries.append(NewEntry(index, now, draft, body, leaf, kept[0] if kept else None))
-        leaves = [entry.leaf_hash for entry in entries]
-        frontier, nodes = merkle.append(group.head.size, group.head.frontier, leaves)
-        group.append(entries, TreeHead(group.head.size + len(items), frontier, now), nodes)
-    return conflicts
 
 
 def version(
