@@ -12,7 +12,7 @@ from keyd.content.refusal import printable
 from keyd.errors import RuleRefusedError
 from keyd.model import Binding
 from keyd.rules.case import Asked, Verdict
-from keyd.rules.refusal import quoted, refuse
+from keyd.rules.refusal import refuse
 from keyd.rules.root import covers
 
 
@@ -50,8 +50,8 @@ def _names(asked: Asked, request: CertificateRequest) -> str:
                 "certificate-name",
                 f'the name "{printable(name)}" is none that {asked.key.name} is bound to '
                 f"({bindings})",
-                f"use the repository's name, {quoted(asked.context.repository)}, or have the key "
-                "bound with: keydctl key bind",
+                f"use the name of the repository, or bind the key to it: keydctl key bind "
+                f"{asked.key.name}",
             )
     return f"in the name of {printable(common_name)}, to which {asked.key.name} is bound"
 

@@ -169,9 +169,13 @@ class Ledger:
         """Judge, record, and answer the last verdict."""
         for signer in by or (CAROL,):
             verdict = self.judge(role, signed, signer, limits=limits)
-            if verdict.effect is not None:
-                self._record(verdict.effect)
+            self.record(verdict)
         return verdict
+
+    def record(self, verdict: Verdict) -> None:
+        """What the daemon does with a verdict once the token has signed."""
+        if verdict.effect is not None:
+            self._record(verdict.effect)
 
     def publish(self, role: str) -> None:
         self.marks[role] = replace(self.marks[role], state=MarkState.PUBLISHED)
