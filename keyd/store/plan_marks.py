@@ -176,7 +176,8 @@ def _check(mark: Mark) -> None:
     for marked in (mark.newest, mark.complete):
         if marked is not None:
             check_number("version", marked.version)
-            check_text("kind", marked.kind)
+            for field in ("kind", "dialect", "keyset"):
+                check_text(field, getattr(marked, field))
     complete = mark.complete
     if complete is not None and complete.version > mark.newest.version:
         raise InvalidRequestError(

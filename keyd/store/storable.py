@@ -7,13 +7,20 @@ from keyd.errors import InvalidRequestError
 MAX_NUMBER = 2**63 - 1
 
 
+def is_text(text: str) -> bool:
+    """True without halves of surrogate pairs and NUL."""
+    return "\0" not in text and (
+        text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+    )
+
+
 def check_text(field: str, text: str) -> None:
-    """Refuse halves of surrogate pairs and NUL.
+    """Refuse what :func:`is_text` says no to.
 
     Raises:
         InvalidRequestError: the text cannot be stored.
     """
-    if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
+    if not is_text(text):
         raise InvalidRequestError(field, "a text that no database can hold")
 
 

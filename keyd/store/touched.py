@@ -28,11 +28,13 @@ from keyd.model import (
     UpdateVersion,
 )
 from keyd.store.plan_marks import RoleName
+from keyd.store.storable import is_text
 
 
 @dataclass
 class Touched:
-    """Names of rows, whether they exist or not."""
+    """Names of rows, whether they exist or not; without those that no database can be asked for,
+    which the plans refuse."""
 
     keys: set[str] = field(default_factory=set)
     marks: set[RoleName] = field(default_factory=set)
@@ -79,16 +81,25 @@ class Touched:
             case DeleteVersion() | SetActive() | SetKeyFields():
                 self.keys.add(effect.key)
             case RecordMark() | DropMark():
-                self.marks.add((effect.repository, effect.role))
+                self._add_mark(effect.repository, effect.role)
             case PutMark(mark):
-                self.marks.add((mark.repository, mark.role))
+                self._add_mark(mark.repository, mark.role)
             case InsertApproval(approval):
-                self.approvals.add(approval.id)
+                _add_text(self.approvals, approval.id)
                 self.approval_digests.add(approval.digest)
             case AddVote() | RemoveVote() | CloseApproval():
-                self.approvals.add(effect.approval_id)
+                _add_text(self.approvals, effect.approval_id)
             case PutCeremony(ceremony):
-                self.ceremonies.add(ceremony.id)
-                self.ceremony_repositories.add(ceremony.repository)
+                _add_text(self.ceremonies, ceremony.id)
+                _add_text(self.ceremony_repositories, ceremony.repository)
             case _:
                 assert_never(effect)
+
+    def _add_mark(self, repository: str, role: str) -> None:
+        if is_text(repository) and is_text(role):
+            self.marks.add((repository, role))
+
+
+def _add_text(names: set[str], name: str) -> None:
+    if is_text(name):
+        names.add(name)
