@@ -6,20 +6,24 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 
 from keyd import content
+from keyd.approvals import Approvals
 from keyd.enrolment import Enrolment
 from keyd.errors import ClockError
 from keyd.gate import Gate
 from keyd.keyfields import NewKey
 from keyd.keys import Keys
 from keyd.logkey import LogKey
+from keyd.markbook import MarkBook
 from keyd.model import Binding, Caller, Key, KeyAlgorithm, Policy, Principal
 from keyd.policy import parse_policy
 from keyd.signing import Signing
 from keyd.tokens import Tokens
 from tests.fakes import FakeClock, FakeDevice, FakeToken
 from tests.fakes_audit import MemoryAudit
+from tests.fakes_consent import verify_fake_consent
 
 ADMIN = Caller(Principal("socket:admin", "unix"), "req-admin")
 CI = Caller(Principal("uri:spiffe://acme/ci", "mtls"), "req-ci")
@@ -43,12 +47,15 @@ keys = ["acme/targets", "acme/later"]
 
 @dataclass
 class Domain:
-    """Everything above the seams; ``clock_suspect`` makes the clock untrustworthy."""
+    """Everything above the seams; ``clock_suspect`` makes the clock untrustworthy. Marks, open
+    approvals and ceremonies are ``audit``'s."""
 
     audit: MemoryAudit
     device: FakeDevice
     clock: FakeClock
     gate: Gate
+    approvals: Approvals
+    marks: MarkBook
     signing: Signing
     keys: Keys
     tokens: Tokens
@@ -92,7 +99,8 @@ def a_domain(policy: Policy | None = None) -> Iterator[Domain]:
     clock = FakeClock()
     audit = MemoryAudit(clock)
     device = FakeDevice.with_token()
-    gate = Gate(policy or parse_policy(POLICY, "policy.toml"), audit, audit)
+    policy = policy or parse_policy(POLICY, "policy.toml")
+    gate = Gate(policy, audit, audit)
     enrolment = Enrolment(device=device, audit=audit, registry=audit, clock=clock)
     with ThreadPoolExecutor(1) as workers:
 
@@ -100,17 +108,35 @@ def a_domain(policy: Policy | None = None) -> Iterator[Domain]:
             if domain.clock_suspect:
                 raise ClockError("the clock jumped")
 
+        numbers = count(1)
+        approvals = Approvals(
+            gate=gate,
+            policy=policy,
+            approvals=audit,
+            audit=audit,
+            clock=clock,
+            check_clock=check_clock,
+            new_id=lambda: f"ap{next(numbers)}",
+            verify_signature=verify_fake_consent,
+            look_s=0.01,
+        )
+        marks = MarkBook(audit, workers=workers)
         domain = Domain(
             audit=audit,
             device=device,
             clock=clock,
             gate=gate,
+            approvals=approvals,
+            marks=marks,
             signing=Signing(
                 gate=gate,
                 registry=audit,
                 device=device,
                 audit=audit,
                 signatures=audit,
+                marks=marks,
+                approvals=approvals,
+                clock=clock,
                 read_content=content.read,
                 workers=workers,
             ),
