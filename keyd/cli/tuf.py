@@ -156,6 +156,7 @@ def delegate(
 @click.option("--to", default="", metavar="KEY", help="Replace it by another key of the daemon.")
 @click.option("--without-old", is_flag=True, help="The old key is lost or stolen: do not ask it.")
 @click.option("--disable-old", is_flag=True, help="Disable the old key version afterwards.")
+@click.option("--drop", default="", metavar="KEYID", help="Take this lost or stolen key out.")
 @click.pass_obj
 def rotate(
     settings: Settings,
@@ -165,22 +166,30 @@ def rotate(
     to: str,
     without_old: bool,
     disable_old: bool,
+    drop: str,
 ) -> int:
     """Rotate a key of ROLE: new version, new root, everything signed anew, published, activated.
 
-    For root, old and new key both sign. Run again after an interruption, it goes on.
+    For root, old and new key both sign. With --drop a key goes and none comes: the rest signs, and
+    somebody has to consent. Run again after an interruption or consent, it goes on.
     """
+    if drop and (key or to or without_old or disable_old):
+        raise click.UsageError("--drop takes a key out; it goes with no other option")
     session = Session(settings)
     opened = session.open(folder, f"tuf rotate {role}")
-    rotated = rotation.rotate(
-        opened,
-        session.client(),
-        role,
-        key=key,
-        to=to,
-        without_old=without_old,
-        disable_old=disable_old,
-    )
+    if drop:
+        rotated = rotation.drop(opened, session.client, role, drop)
+    else:
+        rotated = rotation.rotate(
+            opened,
+            session.client(),
+            role,
+            key=key,
+            to=to,
+            without_old=without_old,
+            disable_old=disable_old,
+        )
+    tufshapes.say_notes(settings, rotated.report)
     settings.answer(tufshapes.rotated_json(rotated), lambda: tufshapes.rotated_text(rotated))
     return Exit.NEEDS_PEOPLE if rotated.report.waiting else Exit.DONE
 

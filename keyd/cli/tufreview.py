@@ -49,7 +49,8 @@ def sign(
     if cosigned.needs == 0 and folder is not None and not settings.json:
         output.note(f"hint: publish it with: keydctl tuf refresh {folder.path}")
     if not cosigned.added and cosigned.needs != 0:
-        return Exit.FAILED
+        consent = any(missing.approval for missing in cosigned.missing)
+        return Exit.NEEDS_PEOPLE if consent else Exit.FAILED
     return Exit.NEEDS_PEOPLE if cosigned.needs > 0 else Exit.DONE
 
 

@@ -17,7 +17,16 @@ from keyd.cli.settings import Settings
 
 def missing_json(missing: Iterable[Missing]) -> list[dict[str, str]]:
     """Signatures that are missing."""
-    return [{"keyid": m.keyid, "who": m.who, "why": m.why} for m in missing]
+    return [{"keyid": m.keyid, "who": m.who, "why": m.why, "approval": m.approval} for m in missing]
+
+
+def approval_lines(missing: Iterable[Missing]) -> list[str]:
+    """Which approvals have to be given before the same command goes on."""
+    return [
+        f"  needs consent: keydctl approve {approval}; then run the same command again"
+        for approval in dict.fromkeys(m.approval for m in missing)
+        if approval
+    ]
 
 
 def report_json(report: Report) -> dict[str, object]:
@@ -34,6 +43,7 @@ def report_json(report: Report) -> dict[str, object]:
             }
             for w in report.waiting
         ],
+        "notes": report.notes,
     }
 
 
@@ -46,10 +56,13 @@ def report_text(report: Report) -> str:
 
 def waiting_lines(waiting: Waiting) -> list[str]:
     """Who has to sign what."""
+    approvals = approval_lines(waiting.missing)
+    by_others = waiting.needs > sum(1 for m in waiting.missing if m.approval)
     return [
         f"{waiting.role} {waiting.version} needs {waiting.needs} more signature(s): {waiting.path}",
         *(f"  {m.who}: {m.why}" for m in waiting.missing),
-        f"  sign it with: keydctl tuf sign {waiting.path}",
+        *approvals,
+        *([f"  sign it with: keydctl tuf sign {waiting.path}"] if by_others else []),
     ]
 
 
@@ -68,6 +81,8 @@ def rotated_json(rotated: Rotated) -> dict[str, object]:
 def rotated_text(rotated: Rotated) -> str:
     """What a rotation did, for people."""
     lines = [report_text(rotated.report)]
+    if rotated.old and not rotated.new and not rotated.report.waiting:
+        lines.append(f"{rotated.role}: {rotated.old[:16]} signs no more")
     if rotated.activated:
         old = f" instead of {rotated.old[:16]}" if rotated.old else ""
         lines.append(f"{rotated.role}: {rotated.activated} ({rotated.new[:16]}) signs{old}")
@@ -182,6 +197,7 @@ def cosigned_text(cosigned: Cosigned) -> str:
     if not cosigned.added:
         lines.append(f"{name}: no signature was added")
         lines += [f"  {m.who}: {m.why}" for m in cosigned.missing]
+        lines += approval_lines(cosigned.missing)
     if cosigned.needs == 0:
         lines.append(f"{name} has all the signatures it needs")
     elif cosigned.needs > 0:
@@ -189,7 +205,14 @@ def cosigned_text(cosigned: Cosigned) -> str:
     return "\n".join(lines)
 
 
+def say_notes(settings: Settings, report: Report) -> None:
+    """Say beside the result what somebody should know; in JSON it is part of the result."""
+    for note in () if settings.json else report.notes:
+        output.note(note)
+
+
 def answer(settings: Settings, report: Report) -> int:
     """Say what a change did; the exit code tells whether people still have to sign."""
+    say_notes(settings, report)
     settings.answer(report_json(report), lambda: report_text(report))
     return Exit.NEEDS_PEOPLE if report.waiting else Exit.DONE

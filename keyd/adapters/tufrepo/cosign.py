@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 from securesystemslib.signer import Key as TufKey
 from tuf.api.metadata import Metadata
 
-from keyd.adapters.tufrepo import inspection
+from keyd.adapters.tufrepo import inspection, published
+from keyd.adapters.tufrepo.evidence import Evidence
 from keyd.adapters.tufrepo.folder import Folder
 from keyd.adapters.tufrepo.keyring import KeyRing, SigningKey
 from keyd.adapters.tufrepo.report import Missing
@@ -65,6 +67,9 @@ def sign_file(
         raise RepositoryError(
             f"{path}: nothing here says whose signatures {role} needs", hint="name a key with --key"
         )
+    if folder is not None:
+        state = functools.cache(functools.partial(published.read, folder))
+        ring.evidence = Evidence(folder, state, ring.reason)
     before = set(metadata.signatures)
     missing = ring.sign(metadata, role, wanted.values())
     added = [keyid for keyid in metadata.signatures if keyid not in before]

@@ -49,12 +49,12 @@ class Evidence:
         Once for each daemon and role: a daemon that still refuses knows something else.
         """
         about = (id(daemon.client), daemon.repository, role)
-        files = self._published(role)
-        if refusal.facts.get("rule") not in _HELPED or about in self._shown or not files:
+        if refusal.facts.get("rule") not in _HELPED or about in self._shown:
             return False
         self._shown.add(about)
         try:
-            return bool(_advance(daemon, self._unknown(daemon, files), self.reason))
+            files = self._unknown(daemon, self._published(role))
+            return bool(files and _advance(daemon, files, self.reason))
         except KeydError:
             return False  # The refusal itself says what a person can do.
 

@@ -3,21 +3,25 @@
 Root N+1 names the new root keys, and for the other roles the old keys beside the new ones; the
 old and the new root keys sign it, so every client follows. Root N+2 names the new keys only.
 Between the two everything is signed anew. The old targets, snapshot and timestamp keys need not
-sign, only the old root keys.
+sign, only the old root keys. The daemons of the new keys start from the oldest root in the folder:
+whoever migrates vouches for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from tuf.api.metadata import Root, Targets
 
 from keyd.adapters.tufrepo import edits, published
 from keyd.adapters.tufrepo.change import Change
+from keyd.adapters.tufrepo.evidence import Daemon
 from keyd.adapters.tufrepo.folder import ROOT_COPY, Folder, check_target_path
+from keyd.adapters.tufrepo.keyring import SigningKey
 from keyd.adapters.tufrepo.published import Published
 from keyd.adapters.tufrepo.report import Report
 from keyd.adapters.tufrepo.repository import Repository, RoleKeys
+from keyd.adapters.uri import SCHEME, KeydUri
 from keyd.errors import RepositoryError
 
 
@@ -38,20 +42,26 @@ def migrate(repository: Repository, roles: Mapping[str, RoleKeys]) -> Report:
             f"{folder.metadata} holds no root.json", hint="a new one: keydctl tuf init"
         )
     with repository.changing(taking_over=True) as change:
-        repository.remember([key for role in roles.values() for key in role.keys])
-        done: list[str] = []
+        keys = [key for role in roles.values() for key in role.keys]
+        repository.remember(keys)
+        done = Report()
+        for daemon in _daemons(repository, keys):
+            change.evidence.hand_over(daemon)
         if change.published and not change.published.root.signed.consistent_snapshot:
-            done += _add_consistent_names(folder, change.published)
-        report = Report()
+            done.published += _add_consistent_names(folder, change.published)
         for step in (_old_and_new, _new_only):
             if step is _old_and_new and _names_all(change, roles):
                 continue
             change.stage_root(lambda root, step=step: step(root, roles))  # type: ignore[misc]
-            report = change.finish()
-            done += report.published
-            if report.waiting:
+            done.add(change.finish())
+            if done.waiting:
                 break
-        return Report(done, report.waiting)
+        return done
+
+
+def _daemons(repository: Repository, keys: Iterable[SigningKey]) -> list[Daemon]:
+    uris = (KeydUri.parse(key.uri) for key in keys if key.uri.startswith(f"{SCHEME}:"))
+    return list(dict.fromkeys(repository.ring.daemon(uri) for uri in uris))
 
 
 def _old_and_new(root: Root, roles: Mapping[str, RoleKeys]) -> None:

@@ -13,7 +13,7 @@ there is no other order in which every moment is a valid repository.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -121,6 +121,62 @@ def rotate(
     return replace(rotated, activated=successor.name, disabled=disabled)
 
 
+def drop(repository: Repository, connect: Callable[[], Client], role: str, which: str) -> Rotated:
+    """Take a lost or stolen key out of a role; the others sign, it is not asked for anything.
+
+    ``which``: keyid, its first characters, or the name of the keyd key.
+
+    Raises:
+        RepositoryError: no such key, or the others are too few for the threshold.
+        KeydError: what the daemon refused, as the consent it asks for; run it again then.
+    """
+    with repository.changing() as change:
+        delegator_name, delegator = _delegator(change, role)
+        listed = edits.role_keys(delegator, role)
+        gone = _to_drop(repository, connect, listed, role, which)
+        kept = [key for key in listed if key.keyid != gone.keyid]
+        threshold = delegator.get_delegated_role(role).threshold
+        if len(kept) < threshold:
+            raise RepositoryError(
+                f"{role} needs {threshold} signature(s), and without {gone.keyid[:16]} it has "
+                f"{len(kept)} key(s)",
+                hint=f"put another key in its place: keydctl tuf rotate {repository.folder.path} "
+                f"{role} --key {gone.keyid[:16]} --to KEY --without-old",
+                role=role,
+            )
+        change.skip = [gone.keyid]
+
+        def without(signed: Delegator) -> None:
+            edits.set_role_keys(signed, role, kept)
+
+        if delegator_name == "root":
+            change.stage_root(without)
+        else:
+            change.stage_targets(delegator_name, without)
+        return Rotated(change.finish(), role, gone.keyid, "")
+
+
+def _to_drop(
+    repository: Repository,
+    connect: Callable[[], Client],
+    listed: Sequence[TufKey],
+    role: str,
+    which: str,
+) -> TufKey:
+    fitting = [key for key in listed if len(which) >= 8 and key.keyid.startswith(which)]
+    if not fitting:
+        names = _Names(repository, connect())
+        fitting = [key for key in listed if names.of(key) == which]
+    if len(fitting) != 1:
+        shown = ", ".join(key.keyid[:16] for key in listed)
+        raise RepositoryError(
+            f"{role} has {len(fitting)} keys called {which}",
+            hint=f"name one by its keyid: {shown}",
+            role=role,
+        )
+    return fitting[0]
+
+
 def _delegator(change: Change, role: str) -> tuple[str, Delegator]:
     if change.published is None:
         raise RepositoryError("nothing is published yet", hint="finish `keydctl tuf init` first")
@@ -216,7 +272,7 @@ def _name_in_delegator(
         kept = [new if k.keyid == gone else k for k in edits.role_keys(signed, role)]
         edits.set_role_keys(signed, role, kept)
 
-    published: list[str] = []
+    done = Report()
     steps = [with_new_only]
     # Root has no metadata below it that the old key alone had signed; a delegation changes
     # together with what it delegates to, in one snapshot.
@@ -227,11 +283,10 @@ def _name_in_delegator(
             change.stage_root(step)
         else:
             change.stage_targets(delegator_name, step)
-        report = change.finish()
-        published += report.published
-        if report.waiting:
+        done.add(change.finish())
+        if done.waiting:
             break
-    return Report(published, report.waiting)
+    return done
 
 
 def _version_of(client: Client, key: TufKey) -> KeyVersion | None:
