@@ -6,7 +6,14 @@ A stranger must not be able to tell an unknown key from a forbidden one, so ever
 
 from __future__ import annotations
 
-from keyd.errors import KeydError, KeyNotFoundError, PolicyDeniedError
+from keyd.errors import (
+    ContentError,
+    KeydError,
+    KeyNotFoundError,
+    PolicyDeniedError,
+    RuleRefusedError,
+    VersionTakenError,
+)
 from keyd.model import (
     Action,
     AuditLog,
@@ -15,9 +22,11 @@ from keyd.model import (
     Decision,
     EntryDraft,
     Key,
+    Limits,
     Outcome,
     Policy,
     Registry,
+    Requirement,
     Statement,
 )
 from keyd.policy.rules import NO_GRANT
@@ -91,6 +100,16 @@ class Gate:
         granting."""
         return self._policy.decide(caller.principal, action, name).rule == NO_GRANT
 
+    def requirements(
+        self, caller: Caller, action: Action, name: str, context: Context
+    ) -> tuple[Requirement, ...]:
+        """Whose consent the policy demands first; empty for none."""
+        return self._policy.requirements(caller.principal, action, name, context)
+
+    def limits(self, context: Context, dialect: str) -> Limits:
+        """What the policy lets metadata of the role say."""
+        return self._policy.limits(context.repository, context.role, dialect)
+
     def get(self, caller: Caller, name: str) -> Key:
         """The key, for a caller who may see it.
 
@@ -122,9 +141,22 @@ class Gate:
                 outcome=Outcome.REFUSED,
                 caller=caller,
                 key=name,
-                rule=error.facts.get("rule", ""),
+                rule=rule_of(error),
                 policy_hash=self._policy.hash,
                 reason_code=error.reason,
                 message=error.message,
             )
         )
+
+
+def rule_of(error: KeydError) -> str:
+    """What an entry names as the rule that refused: the policy's grant or rule, or one of keyd's
+    own, as ``rule version-lower``; empty where no rule is behind the refusal."""
+    word = error.facts.get("rule", "")
+    if isinstance(error, RuleRefusedError):
+        return f"rule {word}"
+    if isinstance(error, VersionTakenError):
+        return "rule version-taken"
+    if isinstance(error, ContentError):
+        return f"rule {error.facts.get('problem', 'content')}"
+    return word

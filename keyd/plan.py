@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from keyd import publickeys
+from keyd.content import Reading
 from keyd.errors import (
     AlgorithmMismatchError,
     FrozenError,
@@ -21,10 +22,12 @@ from keyd.errors import (
     KeyNotFoundError,
 )
 from keyd.model import (
+    Action,
     Caller,
     Context,
     Decision,
     Digest,
+    Effect,
     Encoding,
     Freeze,
     HashAlgorithm,
@@ -41,9 +44,11 @@ from keyd.model import (
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What is decided about an item apart from what it signs. ``policy_hash``: of the policy that
-    ``decision`` is of; ``fingerprint``: the version's."""
+    """What is decided about an item apart from what it signs. ``action``: sign, or certify for
+    X.509 with a bound key. ``policy_hash``: of the policy that ``decision`` is of;
+    ``fingerprint``: the version's. ``waits``: the policy demands consent first."""
 
+    action: Action
     key: Key
     version: KeyVersion
     scheme: Scheme
@@ -53,18 +58,43 @@ class Terms:
     decision: Decision
     policy_hash: str
     fingerprint: str
+    waits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What rules and people said to an item. ``effects``: recorded with its entry; ``details``:
+    said in the entry. For a dry run: ``checks`` and ``needs`` as in Signed."""
+
+    effects: tuple[Effect, ...] = ()
+    details: Mapping[str, str] = field(default_factory=dict)
+    reissued: bool = False
+    checks: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+
+NOTHING_TO_RULE = Ruling()
+"""Of a key without bindings, where nobody's consent is demanded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An item that may be signed, and how. ``place``: its position in the batch."""
+    """An item that may be signed, and how. ``place``: its position in the batch. ``reading``: what
+    its message says, for a bound key; None for another key, or where only a digest came."""
 
     place: int
     request: SignRequest
     terms: Terms
     digest: Digest
+    reading: Reading | None = None
+    ruling: Ruling = NOTHING_TO_RULE
 
-    def covers(self, request: SignRequest, statement: Statement) -> bool:
+    @property
+    def is_ruled(self) -> bool:
+        """True when rules or people have to be asked."""
+        return bool(self.terms.key.bindings) or self.terms.waits
+
+    def covers(self, request: SignRequest, statement: Statement, action: Action) -> bool:
         """True when this plan's terms are what would be decided about the request too: it says
         the same in everything they follow from. Only while nothing else had its turn."""
         mine = self.request
@@ -77,6 +107,7 @@ class Plan:
             and request.encoding is mine.encoding
             and request.context == mine.context
             and statement == self.terms.statement
+            and action is self.terms.action
         )
 
     def identity(self, caller: Caller) -> SignatureKey:

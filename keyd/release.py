@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from keyd import publickeys
-from keyd.errors import BadSignatureError, DeadlineError, KeydError, TokenError
-from keyd.gate import Gate
+from keyd.errors import BadSignatureError, ConflictError, DeadlineError, KeydError, TokenError
+from keyd.gate import Gate, rule_of
 from keyd.model import (
-    Action,
     AuditLog,
     Caller,
     Context,
@@ -34,6 +33,8 @@ from keyd.plan import Plan, Terms, check_open
 
 _OPAQUE = Statement()
 _NO_CONTEXT = Context()
+_FACTS = ("signed_digest", "last_version", "next_version", "missing", "approval")
+"""Facts of a refusal that an auditor wants to see in its entry."""
 _AT_ONCE = 250
 """Answers that are given between two looks at other callers."""
 
@@ -85,7 +86,8 @@ class Release:
                 released = encode(plan, outcome)
                 sha256 = hashlib.sha256(released).hexdigest()
                 signed.append((plan, released))
-                items.append((self._entry(caller, plan, sha256), (StoreSignature(outcome),)))
+                effects = (StoreSignature(outcome), *plan.ruling.effects)
+                items.append((self._entry(caller, plan, sha256), effects))
         receipts: Sequence[Receipt | KeydError] = []
         if items or kept:
             receipts = await self._audit.record_many([*items, *kept])
@@ -98,6 +100,14 @@ class Release:
         for failure in counted:
             await self._audit.refuse(failure)
         return results
+
+    async def refuse(self, caller: Caller, plan: Plan, error: KeydError) -> None:
+        """Write down that rules or people refused what was planned."""
+        refusal = self._without_signature(caller, plan, error, Outcome.REFUSED)
+        details = {name: error.facts[name] for name in _FACTS if error.facts.get(name)}
+        await self._audit.refuse(
+            replace(refusal, rule=rule_of(error) or refusal.rule, details=details)
+        )
 
     async def answers(
         self, caller: Caller, outcomes: Sequence[Recorded | Signed | KeydError]
@@ -118,7 +128,7 @@ class Release:
     def _entry(self, caller: Caller, plan: Plan, signature_sha256: str) -> EntryDraft:
         terms = plan.terms
         return EntryDraft(
-            action=Action.SIGN,
+            action=terms.action,
             outcome=Outcome.ALLOWED,
             caller=caller,
             key=terms.key.name,
@@ -136,6 +146,7 @@ class Release:
             rule=terms.decision.rule,
             policy_hash=terms.policy_hash,
             said=plan.request.reason,
+            details=plan.ruling.details,
         )
 
     def _without_signature(
@@ -143,6 +154,7 @@ class Release:
     ) -> EntryDraft:
         return replace(
             self._entry(caller, plan, ""),
+            details={},
             outcome=outcome,
             reason_code=error.reason,
             message=error.message,
@@ -167,12 +179,20 @@ class _Look:
         return self._last[1]
 
     def _find_objection(self, terms: Terms) -> KeydError | None:
-        name = terms.key.name
+        name, action = terms.key.name, terms.action
         key = self._registry.find(name)
         version = key.find_version(terms.version.number) if key else None
         try:
             if self._gate.policy_hash != terms.policy_hash:
-                self._gate.decide(self._caller, Action.SIGN, name, terms.statement, terms.context)
+                self._gate.decide(self._caller, action, name, terms.statement, terms.context)
+                if not terms.waits and self._gate.requirements(
+                    self._caller, action, name, terms.context
+                ):
+                    return ConflictError(
+                        f"the policy demands consent for {action} {name} since it was asked for",
+                        hint="ask again",
+                        key=name,
+                    )
             check_open(version or terms.version, self._registry.freeze_on(name))
         except KeydError as e:
             return e
@@ -198,4 +218,7 @@ def answer(recorded: Recorded) -> Signed:
         rule=terms.decision.rule,
         replayed=recorded.replayed,
         unbound=not terms.key.bindings,
+        reissued=plan.ruling.reissued,
+        checks=plan.ruling.checks,
+        needs=plan.ruling.needs,
     )

@@ -1,10 +1,12 @@
 """One signature, from request to receipt, readable top to bottom.
 
-    plan      who may, with which version, in what form        (refusals end here, logged)
+    plan      who may, with which version, in what form (planning.py; refusals are logged)
     replay    the same requester, version and digest as before: the stored signature again
+    rules     what a bound key may sign, and whose consent it takes; reserved (judging.py)
     device    the token host signs
-    check     with the registered public key, here in the daemon
-    release   entry and signature in one durable transaction, then the answer (release.py)
+    check     with the registered public key, here in the daemon (selfcheck.py)
+    release   entry, signature, mark and used approval in one durable transaction, then the
+              answer (release.py)
 
 A batch is the same for many items, slice by slice, several slices under way at once; one item's
 error never touches its neighbours, and none is answered before the last one is done. The work
@@ -15,18 +17,22 @@ completes and is logged.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import ExitStack
+from dataclasses import replace
 
-from keyd import publickeys
-from keyd.errors import BadSignatureError, KeydError
+from keyd.approvals import Approvals
+from keyd.content import Reading
+from keyd.errors import KeydError
 from keyd.gate import Gate
+from keyd.judging import Judging
+from keyd.markbook import MarkBook
 from keyd.model import (
-    Action,
     AuditLog,
     Caller,
+    Clock,
     ContentReader,
     Device,
     Registry,
@@ -34,15 +40,11 @@ from keyd.model import (
     Signed,
     SignRequest,
     Statement,
-    check_encoding,
 )
-from keyd.plan import Plan, Terms, check_open, choose_version, digest_to_sign, find_context
+from keyd.plan import Plan, Ruling
+from keyd.planning import Planning, Refused
 from keyd.release import Recorded, Release, answer, encode
-
-log = logging.getLogger(__name__)
-
-_CHECK_CHUNK = 128
-"""Signatures verified in one go on a worker thread; keeps the event loop answering others."""
+from keyd.selfcheck import SelfCheck
 
 _SLICE = 250
 """Items of a batch that go their way together: about a full frame for a token host, decided
@@ -54,10 +56,8 @@ _SLICES_WITH_TOKENS = 3
 _SLICES_UNDER_WAY = 6
 """Of one batch; the others than those with the tokens are checked and logged meanwhile."""
 
-_READ_AT_ONCE_BYTES = 16 * 1024
-"""Payloads up to this, together, are read on the event loop: less than a millisecond."""
-
-_OPAQUE = Statement()
+_AGAIN = Ruling(checks=("signed before: the stored signature is given again",))
+"""Of a dry run of what was signed already."""
 
 _Outcome = Recorded | Signed | KeydError
 
@@ -73,17 +73,23 @@ class Signing:
         device: Device,
         audit: AuditLog,
         signatures: SignatureLookup,
+        marks: MarkBook,
+        approvals: Approvals,
+        clock: Clock,
         read_content: ContentReader,
         workers: Executor,
     ) -> None:
-        """``workers``: threads for the self-check of large batches."""
+        """``read_content``: names what keys without bindings are asked to sign; what bound keys
+        sign is parsed. ``workers``: threads that read large payloads and check large batches."""
         self._gate = gate
-        self._registry = registry
         self._device = device
-        self._audit = audit
         self._signatures = signatures
-        self._read_content = read_content
-        self._workers = workers
+        self._marks = marks
+        self._self_check = SelfCheck(workers)
+        self._planning = Planning(
+            gate=gate, registry=registry, audit=audit, read_content=read_content, workers=workers
+        )
+        self._judging = Judging(gate=gate, registry=registry, approvals=approvals, clock=clock)
         self._release = Release(gate=gate, registry=registry, audit=audit)
         self._running: set[asyncio.Task[list[Signed | KeydError]]] = set()
 
@@ -154,113 +160,70 @@ class Signing:
         with_tokens: asyncio.Semaphore,
     ) -> list[_Outcome]:
         results: dict[int, _Outcome] = {}
-        statements = await self._read_all(caller, requests)
-        plans = await self._plan_all(caller, requests, statements, results)
-        try:
-            fresh = await self._replay(caller, plans, results)
-            async with with_tokens:
-                outcomes = await self._sign_on_tokens(fresh, gone)
-            outcomes = await self._check(fresh, outcomes)
-            results |= await self._release.record(caller, fresh, outcomes)
-        except KeydError as e:
-            # Nothing that has no durable entry leaves, whatever was signed in memory.
-            results |= {p.place: e for p in plans if p.place not in results}
+        found = await self._planning.read_all(caller, requests)
+        plans = await self._plan_all(caller, requests, found, results)
+        with ExitStack() as reserved:
+            try:
+                fresh = await self._replay(caller, plans, results)
+                fresh = await self._rule_all(caller, fresh, reserved, results)
+                async with with_tokens:
+                    outcomes = await self._sign_on_tokens(fresh, gone)
+                outcomes = await self._self_check.check(fresh, outcomes)
+                results |= await self._release.record(caller, fresh, outcomes)
+            except KeydError as e:
+                # Nothing that has no durable entry leaves, whatever was signed in memory.
+                results |= {p.place: e for p in plans if p.place not in results}
         return [results[place] for place in range(len(requests))]
 
-    # ------------------------------------------------------------------------------- plan
-
-    async def _read_all(
-        self, caller: Caller, requests: Sequence[SignRequest | KeydError]
-    ) -> list[Statement]:
-        """What each payload says. Large ones are read on a worker thread, since reading must not
-        hold up others; what comes from strangers to the key is refused whatever it says, unread.
-        """
-
-        def to_read(request: SignRequest | KeydError) -> bytes:
-            if isinstance(request, KeydError) or request.message is None:
-                return b""
-            stranger = self._gate.is_stranger(caller, Action.SIGN, request.key)
-            return b"" if stranger else request.message
-
-        messages = [to_read(request) for request in requests]
-
-        def read() -> list[Statement]:
-            return [self._read_content(m) if m else _OPAQUE for m in messages]
-
-        if sum(map(len, messages)) <= _READ_AT_ONCE_BYTES:
-            return read()
-        return await asyncio.get_running_loop().run_in_executor(self._workers, read)
+    # ------------------------------------------------------------------------------- decide
 
     async def _plan_all(
         self,
         caller: Caller,
         requests: Sequence[SignRequest | KeydError],
-        statements: Sequence[Statement],
+        found: Sequence[Reading | Statement],
         results: dict[int, _Outcome],
     ) -> list[Plan]:
-        """Plans for the items that are to be signed; the others have their result."""
+        """Plans for the items that may be signed; the others have their result."""
         plans: list[Plan] = []
-        refused: list[tuple[str, KeydError]] = []
+        refused: list[Refused] = []
         for place, request in enumerate(requests):
             if isinstance(request, KeydError):
                 results[place] = request
                 continue
-            try:
-                plan = self._plan(caller, place, request, statements[place], plans[-1:])
-            except KeydError as e:
-                results[place] = e
-                refused.append((request.key, e))
-                continue
-            if request.dry_run:
-                results[place] = answer(Recorded(plan, b"", -1))
+            before = plans[-1] if plans else None
+            plan = self._planning.plan(caller, place, request, found[place], before)
+            if isinstance(plan, Refused):
+                results[place] = plan.error
+                refused.append(plan)
             else:
                 plans.append(plan)
-        for name, error in refused:
-            await self._gate.refuse(caller, Action.SIGN, name, error)
+        for item in refused:
+            await self._gate.refuse(caller, item.action, item.key, item.error)
         return plans
 
-    def _plan(
+    async def _rule_all(
         self,
         caller: Caller,
-        place: int,
-        request: SignRequest,
-        statement: Statement,
-        before: Sequence[Plan],
-    ) -> Plan:
-        """Decide everything that can be decided before a token is asked; once for neighbours
-        (``before``: the one, or none) that differ only in what they sign."""
-        if before and before[0].covers(request, statement):
-            terms = before[0].terms
-        else:
-            terms = self._terms(caller, request, statement)
-        return Plan(place, request, terms, digest_to_sign(terms.key, terms.scheme, request))
-
-    def _terms(self, caller: Caller, request: SignRequest, statement: Statement) -> Terms:
-        key = self._registry.find(request.key)
-        # The context may come from the bindings, and the policy shall see it: so it is worked out
-        # first, but whether it fits is said only to those whom the policy lets in.
-        context, misfit = find_context(key, request.context, statement)
-        decision = self._gate.decide(caller, Action.SIGN, request.key, statement, context)
-        key = self._gate.existing(request.key)
-        if misfit is not None:
-            raise misfit
-        version = choose_version(key, request)
-        check_open(version, self._registry.freeze_on(key.name))
-        scheme = request.scheme or key.scheme
-        publickeys.check_scheme(key.algorithm, scheme)
-        encoding = check_encoding(key.algorithm, request.encoding)
-        self._audit.check_signing_allowed(bound=bool(key.bindings))
-        return Terms(
-            key=key,
-            version=version,
-            scheme=scheme,
-            encoding=encoding,
-            statement=statement,
-            context=context,
-            decision=decision,
-            policy_hash=self._gate.policy_hash,
-            fingerprint=version.fingerprint,
-        )
+        plans: Sequence[Plan],
+        reserved: ExitStack,
+        results: dict[int, _Outcome],
+    ) -> list[Plan]:
+        """Those that rules and people allow to be signed; the others have their result."""
+        fresh: list[Plan] = []
+        refused: list[tuple[Plan, KeydError]] = []
+        ruled = await self._judging.rule(caller, plans, self._marks, reserved)
+        for plan, ruling in zip(plans, ruled, strict=True):
+            if isinstance(ruling, KeydError):
+                results[plan.place] = ruling
+                refused.append((plan, ruling))
+            elif plan.request.dry_run:
+                results[plan.place] = answer(Recorded(ruling, b"", -1))
+            else:
+                fresh.append(ruling)
+        for plan, error in refused:
+            await self._release.refuse(caller, plan, error)
+        return fresh
 
     # ------------------------------------------------------------------------------- sign
 
@@ -275,12 +238,18 @@ class Signing:
         if not stored:
             return list(plans)
         known = [p for p in plans if p.identity(caller) in stored]
-        checked = await self._check(known, [stored[p.identity(caller)].signature for p in known])
+        checked = await self._self_check.check(
+            known, [stored[p.identity(caller)].signature for p in known]
+        )
         for plan, outcome in zip(known, checked, strict=True):
-            if not isinstance(outcome, KeydError):
-                index = stored[plan.identity(caller)].log_index
-                again = Recorded(plan, encode(plan, outcome), index, replayed=True)
-                results[plan.place] = again
+            if isinstance(outcome, KeydError):
+                continue
+            if plan.request.dry_run:
+                again = replace(plan, ruling=_AGAIN)
+                results[plan.place] = answer(Recorded(again, b"", -1, replayed=True))
+                continue
+            index = stored[plan.identity(caller)].log_index
+            results[plan.place] = Recorded(plan, encode(plan, outcome), index, replayed=True)
         return [p for p in plans if p.place not in results]
 
     async def _sign_on_tokens(
@@ -305,48 +274,3 @@ class Signing:
         else:
             await asyncio.gather(*(ask(token, numbers) for token, numbers in shares.items()))
         return [outcomes[n] for n in range(len(plans))]
-
-    async def _check(
-        self, plans: Sequence[Plan], outcomes: list[bytes | KeydError]
-    ) -> list[bytes | KeydError]:
-        """Verify every signature with the registered public key."""
-        if len(plans) <= 2:
-            return _check_chunk(plans, outcomes)
-        loop = asyncio.get_running_loop()
-        chunks = await asyncio.gather(
-            *(
-                loop.run_in_executor(
-                    self._workers,
-                    _check_chunk,
-                    plans[start : start + _CHECK_CHUNK],
-                    outcomes[start : start + _CHECK_CHUNK],
-                )
-                for start in range(0, len(plans), _CHECK_CHUNK)
-            )
-        )
-        return [outcome for chunk in chunks for outcome in chunk]
-
-
-def _check_chunk(
-    plans: Iterable[Plan], outcomes: Iterable[bytes | KeydError]
-) -> list[bytes | KeydError]:
-    checked: list[bytes | KeydError] = []
-    for plan, outcome in zip(plans, outcomes, strict=True):
-        if isinstance(outcome, KeydError):
-            checked.append(outcome)
-            continue
-        try:
-            plan.verify(outcome)
-            checked.append(outcome)
-        except KeydError as e:
-            name = plan.terms.version.name
-            log.critical("signature of %s does not verify", name)
-            checked.append(
-                BadSignatureError(
-                    f"the token's signature with {name} does not verify with its "
-                    f"registered public key ({e.message}); it was discarded",
-                    hint="look at the token and its module before signing anything else",
-                    version=name,
-                )
-            )
-    return checked

@@ -116,6 +116,6 @@ def _kind(outcome: Signed | KeydError) -> tuple[str, str]:
     """How the metrics name it: scheme and outcome."""
     if isinstance(outcome, KeydError):
         return "", outcome.reason
-    if outcome.replayed:
-        return outcome.scheme, "replayed"
-    return outcome.scheme, "dry-run" if outcome.log_index < 0 else "signed"
+    if outcome.log_index < 0:
+        return outcome.scheme, "dry-run"
+    return outcome.scheme, "replayed" if outcome.replayed else "signed"

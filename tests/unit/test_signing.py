@@ -38,8 +38,11 @@ from keyd.model import (
     EntryDraft,
     HashAlgorithm,
     KeyAlgorithm,
+    Limits,
     Outcome,
+    Principal,
     Receipt,
+    Requirement,
     Scheme,
     SignatureKey,
     Signed,
@@ -165,9 +168,13 @@ async def test_a_staged_version_signs_only_for_those_who_expect_its_public_key(
     key = await domain.keys.rotate(ADMIN, "acme/targets", at_once=False)
     staged = key.versions[1]
 
-    plain = await domain.signing.sign(CI, ask())
-    expecting = await domain.signing.sign(CI, ask(expected_public_key=staged.public_key))
-    by_keyid = await domain.signing.sign(CI, ask(expected_keyid=staged.keyids["notary"]))
+    plain = await domain.signing.sign(CI, ask(message=targets(1)))
+    expecting = await domain.signing.sign(
+        CI, ask(message=targets(2), expected_public_key=staged.public_key)
+    )
+    by_keyid = await domain.signing.sign(
+        CI, ask(message=targets(3), expected_keyid=staged.keyids["notary"])
+    )
 
     assert plain.version.number == 1
     assert expecting.version.number == by_keyid.version.number == 2
@@ -496,6 +503,18 @@ class ChangingPolicy:
     def decide(self, *args: Any, **kwargs: Any) -> Decision:
         return self.now.decide(*args, **kwargs)
 
+    def requirements(self, *args: Any) -> tuple[Requirement, ...]:
+        return self.now.requirements(*args)
+
+    def counts_for(self, requirement: Requirement, principal: Principal) -> bool:
+        return self.now.counts_for(requirement, principal)
+
+    def limits(self, repository: str, role: str, dialect: str) -> Limits:
+        return self.now.limits(repository, role, dialect)
+
+    def approver_keys(self, principal: str) -> tuple[str, ...]:
+        return self.now.approver_keys(principal)
+
 
 async def test_a_grant_taken_away_while_the_token_signs_withholds_the_signature() -> None:
     policy = ChangingPolicy(POLICY)
@@ -593,7 +612,7 @@ async def test_what_a_stranger_sends_is_not_even_read(domain: Domain) -> None:
         read.append(payload)
         return Statement()
 
-    domain.signing._read_content = counted
+    domain.signing._planning._read_content = counted
     await domain.a_key()
 
     with pytest.raises(PolicyDeniedError):

@@ -123,6 +123,9 @@ def sign_response(signed: Signed) -> pb.SignResponse:
         rule=signed.rule,
         summary=summary(signed.statement),
         unbound=signed.unbound,
+        reissued=signed.reissued,
+        checks=signed.checks,
+        needs=signed.needs,
     )
 
 
@@ -160,6 +163,9 @@ def _like(one: Signed, other: Signed) -> bool:
         and one.rule == other.rule
         and one.replayed == other.replayed
         and one.unbound == other.unbound
+        and one.reissued == other.reissued
+        and one.checks == other.checks
+        and one.needs == other.needs
     )
 
 
