@@ -50,8 +50,8 @@ def _names(asked: Asked, request: CertificateRequest) -> str:
                 "certificate-name",
                 f'the name "{printable(name)}" is none that {asked.key.name} is bound to '
                 f"({bindings})",
-                f"use the name of the repository, or bind the key to it: keydctl key bind "
-                f"{asked.key.name}",
+                "use the name of the repository, or bind the key to it: keydctl key update "
+                f"{asked.key.name} --bind REPO:ROLE",
             )
     return f"in the name of {printable(common_name)}, to which {asked.key.name} is bound"
 

@@ -9,6 +9,7 @@ The words of Grave.rule:
     gun-changed         the certificates of a Notary root are for other collections than before
     meta-lowered        a snapshot goes back on a role, a timestamp on its snapshot
     role-lost           a snapshot no longer speaks of a role
+    before-unknown      what the last complete version said is not known here any more
 
 What may go back is left alone where the keys of the role changed since: that is how a repository
 recovers from versions that a thief ran up (TUF 1.0, 5.3.11).
@@ -37,9 +38,12 @@ _RULES = {
 
 def grave_changes(asked: Asked, document: Document, history: History) -> tuple[Grave, ...]:
     """What ``document`` weakens or takes back, compared with the last complete version."""
-    base = history.complete
+    base, mark = history.complete, history.mark
     if base is None:
-        return ()
+        if mark is None or mark.complete is None:
+            return ()
+        told = f"what {document.kind} v{mark.complete.version} said is not known here any more"
+        return (Grave("before-unknown", f"{told}: nobody can see what changes"),)
     if isinstance(base, Targets) and isinstance(document, Targets):
         # What is compared stays small: there may be a hundred thousand targets.
         changes = (*compare_delegations(base.delegations, document.delegations),)
@@ -58,13 +62,13 @@ def grave_changes(asked: Asked, document: Document, history: History) -> tuple[G
 
 
 def _dropped(asked: Asked, before: Root, after: Root) -> Iterator[Grave]:
-    """Root keys that go, unless as many enabled root keys of this daemon come and no place is
-    lost. By key pair: a new certificate over the same key drops nobody."""
+    """Root keys that go, unless as many enabled root keys of this daemon come, so that no place is
+    lost either. By key pair: a new certificate over the same key drops nobody."""
     old, new = identities(holders_in(before, "root")), identities(holders_in(after, "root"))
     came = _keys(after, new - old)
     ours = [info for info in came if info.spki and asked.is_root_key_here(info.spki)]
     gone = _keys(before, old - new)
-    if len(ours) >= len(gone) and len(new) >= len(old):
+    if len(ours) >= len(gone):
         return
     for info in gone:
         yield Grave("root-key-dropped", f"root loses the key {key(info, info.keyid)}")

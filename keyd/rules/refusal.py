@@ -33,7 +33,7 @@ The words of the fact ``rule``, what each refuses, and what a person can do abou
     certificate-key     a certificate or request for another key than the one that signs it
                         -> put the public key of `key show` into it
     certificate-name    a name that is neither a repository nor a role the key is bound to
-                        -> the name of the repository or role; `key bind`
+                        -> the name of the repository or role; `key update --bind`
     certificate-ca      power over other certificates
                         -> CA:FALSE, no keyCertSign and no cRLSign
     certificate-issuer  a certificate that somebody else is said to have issued
@@ -163,7 +163,7 @@ def command(verb: str, context: Context) -> str:
     """The way out as it is typed: ``keydctl role VERB REPOSITORY ...``."""
     repository, role = quoted(context.repository), quoted(context.role)
     if verb == "import":
-        return f"keydctl role import {repository} --root FILE"
+        return f"keydctl role import {repository}"
     if verb == "advance":
         return f"keydctl role advance {repository} FILE..."
     return f"keydctl role {verb} {repository} {role}"

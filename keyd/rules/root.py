@@ -141,4 +141,4 @@ def covers(common_name: str, gun: str) -> bool:
     """True for the GUN itself and for ``PREFIX/*`` over it."""
     if common_name == gun:
         return True
-    return common_name.endswith("/*") and gun.startswith(common_name[:-1]) and len(common_name) > 2
+    return common_name.endswith("/*") and gun.startswith(common_name[:-1])

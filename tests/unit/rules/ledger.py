@@ -180,6 +180,10 @@ class Ledger:
     def publish(self, role: str) -> None:
         self.marks[role] = replace(self.marks[role], state=MarkState.PUBLISHED)
 
+    def forget(self, role: str) -> None:
+        """Lose the bytes behind a mark, and keep the mark."""
+        self._contents.pop(self.marks[role].newest.digest)
+
     def supersede(self, role: str) -> None:
         """Back to the last complete version, or to nothing."""
         mark = self.marks[role]
@@ -206,5 +210,6 @@ class Ledger:
         mark = self.marks.get(role)
         return self._document(mark.complete.digest) if mark and mark.complete else None
 
-    def _document(self, digest: bytes) -> documents.Document:
-        return parse_document(self._contents[digest])
+    def _document(self, digest: bytes) -> documents.Document | None:
+        payload = self._contents.get(digest)
+        return parse_document(payload) if payload is not None else None

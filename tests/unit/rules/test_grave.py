@@ -268,3 +268,17 @@ def test_a_reissued_snapshot_is_compared_with_the_one_it_replaces() -> None:
 
     assert verdict.reissue
     assert rules(verdict) == ["meta-lowered"]
+
+
+def test_what_cannot_be_compared_needs_a_person_to_look_at_it() -> None:
+    ledger = a_repository()
+    ledger.forget("snapshot")
+
+    verdict = ledger.judge("snapshot", snapshot(4, targets=1))
+
+    assert [(g.rule, g.text) for g in verdict.grave] == [
+        (
+            "before-unknown",
+            "what snapshot v3 said is not known here any more: nobody can see what changes",
+        )
+    ]
