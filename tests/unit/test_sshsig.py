@@ -161,7 +161,7 @@ def test_a_machine_without_ssh_keygen_is_told_which_package_to_install(tmp_path:
     asked = (
         "from keyd import errors, sshsig\n"
         "try:\n"
-        f"    sshsig.verify(b'x', 'y', {ALICE!r}, ['ssh-ed25519 AAAA'])\n"
+        f"    sshsig.verify(b'x', 'y', {ALICE!r}, ['ssh-ed25519 AAAAC3'])\n"
         "except errors.InvalidRequestError as e:\n"
         "    print(e, e.hint)\n"
     )
