@@ -6,12 +6,11 @@ rules and approvals. Kept here is only what a crash must not lose, and every ste
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from keyd.approvals import Approvals
 from keyd.content import parse_document
 from keyd.content.canonical import decode
 from keyd.content.documents import Root
@@ -31,8 +30,8 @@ from keyd.model import (
     Ceremony,
     Clock,
     Context,
+    Effect,
     EntryDraft,
-    Key,
     Outcome,
     Phase,
     PutCeremony,
@@ -40,10 +39,7 @@ from keyd.model import (
     check_name,
 )
 from keyd.model import Ceremonies as Kept
-from keyd.policy.rules import NO_GRANT
-
-if TYPE_CHECKING:
-    from keyd.approvals import Approvals
+from keyd.rolegrants import RoleGrants
 
 ROOT = "root"
 MAX_PLAN_BYTES = 64 * 1024
@@ -73,7 +69,7 @@ class Ceremonies:
     ) -> None:
         """``new_id`` makes ids that fit into a shell word and repeat never."""
         self._gate = gate
-        self._registry = registry
+        self._grants = RoleGrants(gate, registry)
         self._ceremonies = ceremonies
         self._approvals = approvals
         self._audit = audit
@@ -122,7 +118,7 @@ class Ceremonies:
             ConflictError: another one of the repository is open (fact ``ceremony``).
             ApprovalNeededError: people have to consent first.
         """
-        keys = await self._authorize(caller, repository)
+        rule = await self._authorize(caller, repository)
         check_name("repository", repository)
         _check_plan(plan)
         standing = next(iter(self.list(caller, repository, only_open=True)), None)
@@ -133,15 +129,15 @@ class Ceremonies:
                 "(keydctl tuf ceremony abort DIR)",
                 ceremony=standing.id,
             )
-        effects = []
-        for key in keys:
-            effects += await self._approvals.consent_to(
+        consent: list[Effect] = []
+        for key, context in self._grants.who_demands(caller, Action.CEREMONY, repository, [ROOT]):
+            consent += await self._approvals.consent_to(
                 caller,
                 Action.CEREMONY,
-                key,
+                key.name,
                 {"plan": plan, "repository": repository},
                 said=said,
-                context=Context(repository, ROOT),
+                context=context,
                 summary=f"change the root of {repository}",
             )
         now = self._clock.now()
@@ -155,8 +151,9 @@ class Ceremonies:
             changed_at=now,
             said=said,
         )
-        entry = self._entry(caller, "ceremony-start", ceremony, said=said)
-        await self._audit.record(entry, (PutCeremony(ceremony), *effects))
+        entry = self._entry(caller, "ceremony-start", ceremony, rule=rule, said=said)
+        entry = replace(entry, details={**entry.details, **self._approvals.details(consent)})
+        await self._audit.record(entry, (PutCeremony(ceremony), *consent))
         return ceremony
 
     async def advance(
@@ -178,7 +175,7 @@ class Ceremonies:
             ContentError: the draft is not the signed part of a root.
         """
         before = self.get(caller, ceremony_id)
-        await self._authorize(caller, before.repository)
+        rule = await self._authorize(caller, before.repository)
         _check_open(before)
         if step != before.step:
             raise ConflictError(
@@ -198,7 +195,7 @@ class Ceremonies:
             changed_at=self._clock.now(),
         )
         _check_move(before, after)
-        entry = self._entry(caller, "ceremony-advance", after, was=before.phase)
+        entry = self._entry(caller, "ceremony-advance", after, rule=rule, was=before.phase)
         await self._audit.record(entry, (PutCeremony(after),))
         return after
 
@@ -209,64 +206,43 @@ class Ceremonies:
             ConflictError: it is done, or changed just now.
         """
         before = self.get(caller, ceremony_id)
-        await self._authorize(caller, before.repository)
+        rule = await self._authorize(caller, before.repository)
         if before.phase is Phase.ABORTED:
             return before
         _check_open(before)
         now = self._clock.now()
         after = replace(before, phase=Phase.ABORTED, step=before.step + 1, changed_at=now)
-        entry = self._entry(caller, "ceremony-abort", after, said=said, was=before.phase)
+        entry = self._entry(caller, "ceremony-abort", after, rule=rule, said=said, was=before.phase)
         await self._audit.record(replace(entry, alert=True), (PutCeremony(after),))
         return after
 
     # ------------------------------------------------------------------------------- inside
 
-    def _bound(self, repository: str) -> Sequence[Key]:
-        return [
-            key
-            for key in self._registry.keys()  # noqa: SIM118 - a method, not a dict
-            if any(
-                fnmatch.fnmatchcase(repository, binding.repository)
-                and fnmatch.fnmatchcase(ROOT, binding.role)
-                for binding in key.bindings
-            )
-        ]
-
     def _is_visible(self, caller: Caller, repository: str) -> bool:
-        return any(self._gate.may(caller, Action.LIST, key.name) for key in self._bound(repository))
+        return bool(self._grants.seen_keys(caller, repository, ROOT))
 
-    async def _authorize(self, caller: Caller, repository: str) -> Sequence[str]:
-        """Names of the root keys for which the caller has the grant; a rule that denies it on one
-        of them denies it.
+    async def _authorize(self, caller: Caller, repository: str) -> str:
+        """The grant that allows it.
 
         Raises:
-            PolicyDeniedError: no such key, or denied; in the log when this raises.
+            PolicyDeniedError: nothing allows it, or no such repository; in the log when this
+                raises.
         """
-        allowed = []
-        for key in self._bound(repository):
-            try:
-                self._gate.decide(caller, Action.CEREMONY, key.name)
-                allowed.append(key.name)
-            except PolicyDeniedError as e:
-                if e.facts["rule"] != NO_GRANT:
-                    await self._refuse(caller, repository, e.facts["rule"])
-        if not allowed:
-            await self._refuse(caller, repository, NO_GRANT)
-        return allowed
-
-    async def _refuse(self, caller: Caller, repository: str, rule: str) -> None:
-        error = PolicyDeniedError(
-            f"ceremony of {printable(repository, 128)}: denied, or no key here is bound to its "
-            f"root, for {caller.principal.id}",
-            hint="see your grants with: keydctl whoami",
-            action=Action.CEREMONY,
-            rule=rule,
-        )
-        await self._gate.refuse(caller, Action.CEREMONY, "", error)
-        raise error
+        try:
+            return self._grants.decide(caller, Action.CEREMONY, repository, [ROOT])
+        except PolicyDeniedError as e:
+            await self._gate.refuse(caller, Action.CEREMONY, "", e)
+            raise
 
     def _entry(
-        self, caller: Caller, action: str, ceremony: Ceremony, *, said: str = "", was: str = ""
+        self,
+        caller: Caller,
+        action: str,
+        ceremony: Ceremony,
+        *,
+        rule: str,
+        said: str = "",
+        was: str = "",
     ) -> EntryDraft:
         details = {
             "ceremony": ceremony.id,
@@ -283,6 +259,7 @@ class Ceremonies:
             outcome=Outcome.ALLOWED,
             caller=caller,
             context=Context(ceremony.repository, ROOT),
+            rule=rule,
             policy_hash=self._gate.policy_hash,
             said=said,
             details=details,
