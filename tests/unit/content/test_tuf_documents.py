@@ -336,6 +336,18 @@ def test_the_same_delegation_twice_is_refused() -> None:
         parse_document(encode(document))
 
 
+def test_a_delegation_that_stands_twice_is_named_safely() -> None:
+    role = {"keyids": [], "name": "d\u202e", "paths": [], "terminating": False, "threshold": 1}
+    signed = api.Targets(1, expires=datetime(2030, 1, 31, tzinfo=UTC)).to_dict()
+    signed["delegations"] = {"keys": {}, "roles": [role, role]}
+
+    with pytest.raises(ContentError) as e:
+        parse_document(encode(signed))
+
+    assert "\\u202e" in e.value.message
+    assert e.value.message.isprintable()
+
+
 def test_private_key_material_in_a_root_is_refused() -> None:
     document = a_root()
     document["keys"][KEYS[1].keyid]["keyval"]["private"] = "secret"
