@@ -24,6 +24,7 @@ _COMMANDS = {
     "explain": ("keyd.cli.explain:explain", "Show what signing a file means, and if it may be."),
     "verify": ("keyd.cli.sign:verify", "Verify a signature over a file."),
     "tuf": ("keyd.cli.tuf:tuf", "Make and keep TUF repositories."),
+    "role": ("keyd.cli.role:role", "See what roles have come to, and put that right."),
     "audit": ("keyd.cli.audit:audit", "Read, prove and verify the audit log."),
     "policy": ("keyd.cli.policy:policy", "Ask a policy file what it would decide."),
     "tls": ("keyd.cli.tls:tls", "Get a client certificate."),

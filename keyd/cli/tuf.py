@@ -12,6 +12,8 @@ from keyd.adapters.tufrepo import settings as tufsettings
 from keyd.adapters.tufrepo.folder import Folder
 from keyd.adapters.tufrepo.repository import RoleKeys
 from keyd.cli import output, tufreview, tufshapes, tuftargets
+from keyd.cli import role as rolecommands
+from keyd.cli.durations import duration
 from keyd.cli.exits import Exit
 from keyd.cli.settings import Group, Settings
 from keyd.cli.tufkeys import (
@@ -100,6 +102,18 @@ def ask_about_root(session: Session, keys: tuple[str, ...], yes: bool) -> None:
         "more. Give a second --root key on another token."
     )
     session.settings.confirm("Make a repository with all root keys on one token?", token, yes)
+
+
+@tuf.command()
+@click.argument("repository", default="")
+@click.option("--within", default="14d", show_default=True, help="As in 14d or 36h.")
+@click.pass_obj
+def expiring(settings: Settings, repository: str, within: str) -> int:
+    """Show what expires soon of all that this daemon signed or was shown. For cron.
+
+    Of all repositories, or of REPOSITORY. Exit code 1 when something expires, or has.
+    """
+    return rolecommands.expiring(settings, repository, duration(within))
 
 
 @tuf.command()
