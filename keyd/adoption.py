@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from keyd import publickeys
+from keyd.approvals import Approvals
+from keyd.consents import bindings_asked
 from keyd.enrolment import NO_DETAILS, version_entry
 from keyd.errors import KeyExistsError, TokenObjectError
 from keyd.model import (
@@ -38,12 +40,19 @@ class Adoption:
     """Finds key pairs on tokens and registers them."""
 
     def __init__(
-        self, *, device: Device, audit: AuditLog, registry: Registry, clock: Clock
+        self,
+        *,
+        device: Device,
+        audit: AuditLog,
+        registry: Registry,
+        clock: Clock,
+        approvals: Approvals,
     ) -> None:
         self._device = device
         self._audit = audit
         self._registry = registry
         self._clock = clock
+        self._approvals = approvals
 
     async def objects(self, token: str) -> list[TokenObject]:
         """All key pairs on the token."""
@@ -116,7 +125,18 @@ class Adoption:
         # Like a rotation: a further version of a bound key is only staged.
         if not key.active_version or (number > key.active_version and not key.bindings):
             effects.append(SetActive(name, number, expect=key.active_version))
+        asked = {
+            "bindings": bindings_asked(bindings),
+            "fingerprint": version.fingerprint,
+            "object_id": found.object_id.hex(),
+            "token": token,
+            "version": number,
+        }
+        consent = await self._approvals.consent_to(
+            caller, Action.ADOPT, name, asked, key_version=number, said=said
+        )
+        details = {**details, **self._approvals.details(consent)}
         entry = version_entry(
             caller, Action.ADOPT, key, version, said=said, message="adopted, origin unproven"
         )
-        await self._audit.record(replace(entry, alert=True, details=details), effects)
+        await self._audit.record(replace(entry, alert=True, details=details), (*consent, *effects))

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 
 import grpc
 
-from keyd import __version__, content, sdnotify
+from keyd import __version__, content, sdnotify, sshsig
+from keyd.approvals import Approvals, new_approval_id
 from keyd.audit.checkpointer import Checkpointer, CheckpointSettings, LogSigner
 from keyd.audit.log import Log, LogSettings, boot_time_s
 from keyd.audit.note import VerifierKey
@@ -27,6 +28,7 @@ from keyd.keys import Keys
 from keyd.logkey import LogKey
 from keyd.logreads import LogReads
 from keyd.machine import make_folder, raise_open_files
+from keyd.markbook import MarkBook
 from keyd.model import SYSTEM, Caller, EntryDraft, Outcome
 from keyd.policy import FilePolicy
 from keyd.report import NOT_SIGNING, Report
@@ -221,12 +223,25 @@ class Daemon:
     def _services(self, store: Store) -> Services:
         workers = ThreadPoolExecutor(_CHECK_THREADS, thread_name_prefix="keyd-check")
         self._stack.callback(workers.shutdown)
+        approvals = Approvals(
+            gate=self._gate,
+            policy=self._policy,
+            approvals=store.approvals,
+            audit=self._log,
+            clock=self._clock,
+            check_clock=self._log.check_clock,
+            new_id=new_approval_id,
+            verify_signature=sshsig.verify,
+        )
         signing = Signing(
             gate=self._gate,
             registry=store.registry,
             device=self._device,
             audit=self._log,
             signatures=store,
+            marks=MarkBook(store.marks, workers=workers),
+            approvals=approvals,
+            clock=self._clock,
             read_content=content.read,
             workers=workers,
         )
@@ -237,13 +252,18 @@ class Daemon:
             audit=self._log,
             clock=self._clock,
             enrolment=self._enrolment,
+            approvals=approvals,
             check_clock=self._log.check_clock,
             destroy_wait_s=self._config.server.destroy_wait_days * 86_400,
         )
         tokens = Tokens(
-            gate=self._gate, device=self._device, audit=self._log, registry=store.registry
+            gate=self._gate,
+            device=self._device,
+            audit=self._log,
+            registry=store.registry,
+            approvals=approvals,
         )
-        for room in (signing, self._enrolment, keys, tokens):
+        for room in (approvals, signing, self._enrolment, keys, tokens):
             self._stack.push_async_callback(room.drain)
         return build_services(
             signing=signing,

@@ -20,6 +20,7 @@ from keyd.model import (
     Approval,
     ApprovalContents,
     ApprovalState,
+    Binding,
     Caller,
     Context,
     Policy,
@@ -204,6 +205,11 @@ def person(principal_id: str) -> Principal:
     """The principal of that id, as far as an id tells; for asking the policy about somebody who is
     not calling."""
     return Principal(principal_id, "unix" if principal_id.startswith("socket:") else "mtls")
+
+
+def bindings_asked(bindings: frozenset[Binding]) -> list[dict[str, str]]:
+    """Bindings as people are asked to consent to them, sorted."""
+    return [{"repository": b.repository, "role": b.role} for b in sorted(bindings)]
 
 
 def fingerprint(public_key: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from keyd.consents import bindings_asked
 from keyd.errors import InvalidRequestError
 from keyd.model import (
     Binding,
@@ -71,6 +72,34 @@ class KeyFilter:
                 )
             )
         )
+
+
+def asked_of_new(key: Key) -> dict[str, object]:
+    """What people consent to when they consent to a new key."""
+    return {
+        "algorithm": key.algorithm.value,
+        "bindings": bindings_asked(key.bindings),
+        "labels": dict(key.labels),
+        "rotation_period_s": key.rotation_period_s,
+        "scheme": key.scheme.value,
+        "token": key.token,
+    }
+
+
+def asked_of_update(
+    bindings: frozenset[Binding] | None,
+    labels: Mapping[str, str] | None,
+    rotation_period_s: int | None,
+) -> dict[str, object]:
+    """What people consent to when they consent to other fields of a key: those that change."""
+    asked: dict[str, object] = {}
+    if bindings is not None:
+        asked["bindings"] = bindings_asked(bindings)
+    if labels is not None:
+        asked["labels"] = dict(labels)
+    if rotation_period_s is not None:
+        asked["rotation_period_s"] = rotation_period_s
+    return asked
 
 
 def binding_details(old: frozenset[Binding], new: frozenset[Binding]) -> dict[str, str]:

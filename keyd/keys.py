@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from keyd import publickeys
 from keyd.adoption import Adoption
+from keyd.approvals import Approvals
 from keyd.enrolment import Enrolment
 from keyd.errors import (
     InvalidRequestError,
@@ -25,6 +26,8 @@ from keyd.gate import Gate
 from keyd.keyfields import (
     KeyFilter,
     NewKey,
+    asked_of_new,
+    asked_of_update,
     binding_details,
     check_fields,
     label_order,
@@ -64,6 +67,7 @@ class Keys(Versions):
         audit: AuditLog,
         clock: Clock,
         enrolment: Enrolment,
+        approvals: Approvals,
         check_clock: Callable[[], None],
         destroy_wait_s: int,
     ) -> None:
@@ -74,11 +78,14 @@ class Keys(Versions):
             device=device,
             audit=audit,
             clock=clock,
+            approvals=approvals,
             check_clock=check_clock,
             destroy_wait_s=destroy_wait_s,
         )
         self._enrolment = enrolment
-        self._adoption = Adoption(device=device, audit=audit, registry=registry, clock=clock)
+        self._adoption = Adoption(
+            device=device, audit=audit, registry=registry, clock=clock, approvals=approvals
+        )
 
     # ------------------------------------------------------------------------------- read
 
@@ -132,14 +139,22 @@ class Keys(Versions):
             rotation_period_s=new.rotation_period_s,
         )
         version = self._pending(caller, key, 1)
+        details = binding_details(frozenset(), new.bindings) if new.bindings else {}
+        consent = await self._approvals.consent_to(
+            caller,
+            Action.CREATE,
+            key.name,
+            asked_of_new(key),
+            said=new.said,
+        )
         await self._enrolment.generate(
             caller,
             Action.CREATE,
             key,
             version,
-            before=(InsertKey(key),),
+            before=(*consent, InsertKey(key)),
             said=new.said,
-            details=binding_details(frozenset(), new.bindings) if new.bindings else {},
+            details=details | self._approvals.details(consent),
         )
         return self._gate.existing(new.name)
 
@@ -186,9 +201,24 @@ class Keys(Versions):
                     version=version.name,
                 )
         version = self._pending(caller, key, newest + 1)
+        consent = await self._approvals.consent_to(
+            caller,
+            Action.ROTATE,
+            name,
+            {"at_once": at_once, "version": version.number},
+            key_version=version.number,
+            said=said,
+        )
         try:
             await self._enrolment.generate(
-                caller, Action.ROTATE, key, version, activate=at_once, said=said
+                caller,
+                Action.ROTATE,
+                key,
+                version,
+                before=consent,
+                activate=at_once,
+                said=said,
+                details=self._approvals.details(consent),
             )
         except KeyExistsError as e:
             raise RotationConflictError(
@@ -245,17 +275,20 @@ class Keys(Versions):
             details["labels"] = ", ".join(f"{k}={v}" for k, v in sorted(labels.items())) or "none"
         if rotation_period_s is not None:
             details["rotation_period_s"] = str(rotation_period_s)
+        asked = asked_of_update(bindings, labels, rotation_period_s)
+        consent = await self._approvals.consent_to(caller, Action.BIND, name, asked, said=said)
         entry = EntryDraft(
             action=Action.BIND,
             outcome=Outcome.ALLOWED,
             caller=caller,
             key=name,
             said=said,
-            details=details,
+            details=details | self._approvals.details(consent),
             # A key that loses its bindings signs anything from then on.
             alert=bindings is not None and not key.bindings <= bindings,
         )
-        await self._audit.record(entry, (SetKeyFields(name, bindings, labels, rotation_period_s),))
+        change = SetKeyFields(name, bindings, labels, rotation_period_s)
+        await self._audit.record(entry, (*consent, change))
         return self._gate.existing(name)
 
     # ------------------------------------------------------------------------------- adopt

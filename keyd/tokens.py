@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from keyd.approvals import Approvals
 from keyd.errors import KeydError, PolicyDeniedError, TokenNotFoundError
 from keyd.gate import Gate
 from keyd.model import (
@@ -12,6 +13,7 @@ from keyd.model import (
     AuditLog,
     Caller,
     Device,
+    Effect,
     EntryDraft,
     Outcome,
     Pin,
@@ -25,8 +27,17 @@ from keyd.unbroken import Unbroken
 class Tokens:
     """Decides who may touch a token, and writes down what came of it."""
 
-    def __init__(self, *, gate: Gate, device: Device, audit: AuditLog, registry: Registry) -> None:
+    def __init__(
+        self,
+        *,
+        gate: Gate,
+        device: Device,
+        audit: AuditLog,
+        registry: Registry,
+        approvals: Approvals,
+    ) -> None:
         self._gate = gate
+        self._approvals = approvals
         self._device = device
         self._audit = audit
         self._registry = registry
@@ -52,11 +63,31 @@ class Tokens:
         """
         await self._gate.authorize(caller, Action.UNLOCK, token)
         self._status(token)
-        return await self._unbroken.run(self._unlock(caller, token, pin, spend_last_try))
+        # Never the PIN: what people consent to is stored and shown.
+        consent = await self._approvals.consent_to(
+            caller,
+            Action.UNLOCK,
+            token,
+            {
+                "spend_last_try": spend_last_try,
+                "with": "a PIN of the caller" if pin else "the configured PIN source",
+            },
+        )
+        return await self._unbroken.run(self._unlock(caller, token, pin, spend_last_try, consent))
 
     async def _unlock(
-        self, caller: Caller, token: str, pin: Pin | None, spend_last_try: bool
+        self,
+        caller: Caller,
+        token: str,
+        pin: Pin | None,
+        spend_last_try: bool,
+        consent: Sequence[Effect],
     ) -> TokenStatus:
+        if consent:
+            # Used up before the PIN is tried: of two calls with one approval, one tries it.
+            intent = self._entry(caller, Action.UNLOCK, token, message="about to log in")
+            intent = replace(intent, details=self._approvals.details(consent))
+            await self._audit.record(intent, consent)
         try:
             await self._device.unlock(token, pin, spend_last_try=spend_last_try)
         except KeydError as e:

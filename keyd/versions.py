@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
+from keyd.approvals import Approvals
 from keyd.enrolment import version_entry
 from keyd.errors import (
     InvalidRequestError,
@@ -53,6 +54,7 @@ class Versions:
         device: Device,
         audit: AuditLog,
         clock: Clock,
+        approvals: Approvals,
         check_clock: Callable[[], None],
         destroy_wait_s: int,
     ) -> None:
@@ -62,6 +64,7 @@ class Versions:
         self._device = device
         self._audit = audit
         self._clock = clock
+        self._approvals = approvals
         self._check_clock = check_clock
         self._destroy_wait_s = destroy_wait_s
         self._unbroken = Unbroken()
@@ -81,21 +84,30 @@ class Versions:
             UpdateVersion(name, number, VersionState.ENABLED),  # changes nothing: it still is
             SetActive(name, number, expect=key.active_version),
         )
-        return await self._change(caller, Action.ACTIVATE, key, version, effects, said)
+        consent = await self._consent(caller, Action.ACTIVATE, version, said)
+        return await self._change(
+            caller, Action.ACTIVATE, key, version, effects, said, consent=consent
+        )
 
     async def enable(self, caller: Caller, name: str, number: int, *, said: str = "") -> Key:
         """DISABLED -> ENABLED."""
         key, version = await self._authorized(caller, Action.ENABLE, name, number)
         _expect(version, VersionState.DISABLED)
         effects = (UpdateVersion(name, number, version.state, VersionState.ENABLED),)
-        return await self._change(caller, Action.ENABLE, key, version, effects, said)
+        consent = await self._consent(caller, Action.ENABLE, version, said)
+        return await self._change(
+            caller, Action.ENABLE, key, version, effects, said, consent=consent
+        )
 
     async def disable(self, caller: Caller, name: str, number: int, *, said: str = "") -> Key:
         """ENABLED -> DISABLED."""
         key, version = await self._authorized(caller, Action.DISABLE, name, number)
         _expect(version, VersionState.ENABLED)
         effects = (UpdateVersion(name, number, version.state, VersionState.DISABLED),)
-        return await self._change(caller, Action.DISABLE, key, version, effects, said)
+        consent = await self._consent(caller, Action.DISABLE, version, said)
+        return await self._change(
+            caller, Action.DISABLE, key, version, effects, said, consent=consent
+        )
 
     async def schedule_destroy(
         self, caller: Caller, name: str, number: int, *, wait_s: int = 0, said: str = ""
@@ -107,6 +119,9 @@ class Versions:
         if wait_s < MIN_DESTROY_WAIT_S:
             raise InvalidRequestError("wait_s", "a key waits at least one day for its destruction")
         self._check_clock()
+        consent = await self._consent(
+            caller, Action.DESTROY, version, said, step="schedule", wait_s=wait_s
+        )
         effects = (
             UpdateVersion(
                 name,
@@ -117,13 +132,21 @@ class Versions:
             ),
         )
         return await self._change(
-            caller, "schedule-destroy", key, version, effects, said, alert=True
+            caller,
+            "schedule-destroy",
+            key,
+            version,
+            effects,
+            said,
+            alert=True,
+            consent=consent,
         )
 
     async def cancel_destroy(
         self, caller: Caller, name: str, number: int, *, said: str = ""
     ) -> Key:
-        """DESTROY_SCHEDULED -> DISABLED; the waiting time is forgotten."""
+        """DESTROY_SCHEDULED -> DISABLED; the waiting time is forgotten. Waits for nobody: what it
+        prevents cannot be undone."""
         key, version = await self._authorized(caller, Action.DESTROY, name, number)
         _expect(version, VersionState.DESTROY_SCHEDULED)
         self._check_not_doomed(version)
@@ -156,9 +179,19 @@ class Versions:
             )
         self._check_not_doomed(version)
         check_serial(self._device, key.token, version)
-        return await self._unbroken.run(self._destroy(caller, key, version, said))
+        consent = await self._consent(caller, Action.DESTROY, version, said, step="destroy")
+        # People may have been asked meanwhile, and another call have come first.
+        self._check_not_doomed(version)
+        return await self._unbroken.run(self._destroy(caller, key, version, said, consent))
 
-    async def _destroy(self, caller: Caller, key: Key, version: KeyVersion, said: str) -> Key:
+    async def _destroy(
+        self,
+        caller: Caller,
+        key: Key,
+        version: KeyVersion,
+        said: str,
+        consent: Sequence[Effect],
+    ) -> Key:
         # From here on nobody cancels: the token cannot be asked back. A cancellation that came
         # first conflicts with the intent, and nothing is destroyed.
         self._doomed.add(version.name)
@@ -167,8 +200,8 @@ class Versions:
                 caller, Action.DESTROY, key, version, said=said, message="about to be destroyed"
             )
             await self._audit.record(
-                replace(intent, alert=True),
-                (UpdateVersion(key.name, version.number, VersionState.DESTROY_SCHEDULED),),
+                replace(intent, alert=True, details=self._approvals.details(consent)),
+                (*consent, UpdateVersion(key.name, version.number, VersionState.DESTROY_SCHEDULED)),
             )
             try:
                 was_there = await self._device.destroy(
@@ -218,6 +251,15 @@ class Versions:
             )
         return key, version
 
+    async def _consent(
+        self, caller: Caller, action: Action, version: KeyVersion, said: str, **how: object
+    ) -> tuple[Effect, ...]:
+        """See :meth:`keyd.approvals.Approvals.consent_to`; bound to the very key pair."""
+        about = {"fingerprint": version.fingerprint, "version": version.number, **how}
+        return await self._approvals.consent_to(
+            caller, action, version.key, about, key_version=version.number, said=said
+        )
+
     async def _change(
         self,
         caller: Caller,
@@ -229,9 +271,11 @@ class Versions:
         *,
         alert: bool = False,
         message: str = "",
+        consent: Sequence[Effect] = (),
     ) -> Key:
         entry = version_entry(caller, action, key, version, said=said, message=message)
-        await self._audit.record(replace(entry, alert=alert), effects)
+        entry = replace(entry, alert=alert, details=self._approvals.details(consent))
+        await self._audit.record(entry, (*consent, *effects))
         return self._gate.existing(key.name)
 
     # ------------------------------------------------------------------------------- freeze
@@ -251,6 +295,9 @@ class Versions:
         await self._gate.authorize(caller, Action.FREEZE, key)
         if key:
             self._gate.existing(key)
+        consent = await self._approvals.consent_to(
+            caller, Action.FREEZE, key, {"frozen": frozen}, said=said
+        )
         entry = EntryDraft(
             action="freeze" if frozen else "unfreeze",
             outcome=Outcome.ALLOWED,
@@ -260,8 +307,10 @@ class Versions:
             message=f"signing with {key or 'all keys'} " + ("stopped" if frozen else "goes on"),
             policy_hash=self._gate.policy_hash,
             alert=True,
+            details=self._approvals.details(consent),
         )
-        await self._audit.record(entry, (SetFreeze(key, frozen, caller.principal.id, said),))
+        change = SetFreeze(key, frozen, caller.principal.id, said)
+        await self._audit.record(entry, (*consent, change))
         return [
             f
             for f in self._registry.freezes()

@@ -8,7 +8,7 @@ outside of the lock, in the transaction of what it allows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 
 from keyd.consententries import approval_entry, vote_details
@@ -126,7 +126,7 @@ class Voting:
             shown.append(one)
         return shown
 
-    async def watch(self, caller: Caller, approval_id: str = "") -> AsyncIterator[Shown]:
+    async def watch(self, caller: Caller, approval_id: str = "") -> AsyncGenerator[Shown, None]:
         """The open approvals the caller may see, then each that changes, as it is when it is its
         turn: whoever reads slowly misses what was in between, and costs nothing. With an id only
         that one, until it is no longer open.

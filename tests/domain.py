@@ -147,10 +147,13 @@ def a_domain(policy: Policy | None = None) -> Iterator[Domain]:
                 audit=audit,
                 clock=clock,
                 enrolment=enrolment,
+                approvals=approvals,
                 check_clock=check_clock,
                 destroy_wait_s=7 * 86_400,
             ),
-            tokens=Tokens(gate=gate, device=device, audit=audit, registry=audit),
+            tokens=Tokens(
+                gate=gate, device=device, audit=audit, registry=audit, approvals=approvals
+            ),
             enrolment=enrolment,
         )
         yield domain

@@ -472,7 +472,7 @@ async def test_nobody_approves_for_himself_unless_the_rule_says_so() -> None:
     house = a_house(NEEDS_ONE)
     id = await house.ask(root(ALICE))
 
-    with pytest.raises(ApprovalStateError, match="somebody else|asked for it"):
+    with pytest.raises(ApprovalStateError, match="asked for it"):
         await house.approve(ALICE, id)
     house.policy.reload(NEEDS_ONE + "own = true\n")
     await house.approve(ALICE, id)
@@ -622,7 +622,7 @@ async def test_a_rule_that_came_later_does_not_take_old_consent_of_the_wrong_peo
     house.policy.reload(NEEDS_ONE.replace('"email:*"', '"email:bob@example.org"'))
 
     assert (await house.asked()).facts["have"] == "0"
-    with pytest.raises(ApprovalStateError, match="carol@example.org is not asked for") as e:
+    with pytest.raises(ApprovalStateError, match="the consent of email:carol") as e:
         await house.approve(CAROL, id)
     assert e.value.hint == "asked for are two people: email:bob@example.org"
 
@@ -794,7 +794,7 @@ async def test_a_stranger_watches_nothing() -> None:
         await anext(house.approvals.watch(MALLORY, id))
 
 
-# --------------------------------------------------------------------------------- limits and faults
+# -------------------------------------------------------------------------------- limits and faults
 
 
 async def test_one_requester_cannot_bury_the_approvers() -> None:
