@@ -15,7 +15,7 @@ every phase sees when its work is done already. So after a crash anywhere the sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -182,7 +182,7 @@ class Work:
         waits = [m.error for m in missing if isinstance(m.error, ApprovalNeededError)]
         ids = tuple(dict.fromkeys(e.facts["approval"] for e in waits))
         if needs and ids:
-            self._remember_approvals(ids)
+            self.note({"approvals": " ".join(ids)})
             return Halt(
                 "; ".join(dict.fromkeys(e.message for e in waits)),
                 "\n".join(f"keydctl approve {each}" for each in ids),
@@ -223,7 +223,7 @@ class Work:
             before = change.published
             assert before is not None
             if not self.is_published(change):
-                self._write(change, self.draft(change))
+                self.keep(change, self.draft(change))
             change.check = lambda after: check_state(change.folder, before, after)
             expired = [before.snapshot.signed, before.timestamp.signed]
             now = self.repository.now()
@@ -278,11 +278,8 @@ class Work:
         root = published_root(change)
         return root.signed_bytes == self.ceremony.draft
 
-    def add(self, change: Change, draft: Metadata[Root]) -> None:
-        """Keep a draft that got signatures."""
-        self._write(change, draft)
-
-    def _write(self, change: Change, draft: Metadata[Root]) -> None:
+    def keep(self, change: Change, draft: Metadata[Root]) -> None:
+        """Write the draft with the signatures it has now."""
         change.folder.stage("root", draft.signed.version, draft.to_bytes())
 
     def _collect(self) -> tuple[int, tuple[Missing, ...]]:
@@ -297,7 +294,7 @@ class Work:
             missing = []
             if needs:
                 missing = self.repository.ring.sign(draft, "root", keys.values())
-            self._write(change, draft)
+            self.keep(change, draft)
             return lacking(before, draft), tuple(missing)
 
     def show_draft(self, *, published: bool = False) -> None:
@@ -319,10 +316,11 @@ class Work:
         path = self.repository.folder.metadata / file_name("root", self.plan.base)
         return Keys(self.client, self.plan, reading.parse(path, Root).signed)
 
-    def _remember_approvals(self, ids: Sequence[str]) -> None:
-        text = " ".join(ids)
-        if self.ceremony.facts.get("approvals") != text:
-            self._advance(self.ceremony.phase, {"approvals": text})
+    def note(self, facts: Mapping[str, str]) -> None:
+        """Have the daemon remember something, unless it does already."""
+        known = self.ceremony.facts
+        if any(known.get(name, "") != value for name, value in facts.items()):
+            self._advance(self.ceremony.phase, facts)
 
     def _overtaken(self, newest: int) -> RepositoryError:
         return RepositoryError(
