@@ -4,48 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, delete, func, select, tuple_
+from sqlalchemy import Connection, select
 
 from keyd.model import Mark, MarkContents, Marked, MarkState, Need
+from keyd.store.entry_rows import parameter_mark
 from keyd.store.plan_marks import Held, PlannedMark, RoleName, is_whole
 from keyd.store.schema import from_microseconds, to_microseconds
 from keyd.store.schema_roles import marks
 
-_CHUNK = 500
+_CHUNKS = (256, 64, 16, 4, 1)
 _c = marks.c
 _WITHOUT_BYTES = [column for column in _c if column not in (_c.content, _c.complete_content)]
 # Where an update finds the complete version's bytes.
 _NOWHERE, _STAYS, _WAS_NEWEST, _GIVEN = range(4)
-_this = (_c.repository == bindparam("of_repository"), _c.role == bindparam("of_role"))
-_INSERT = marks.insert()
-_DELETE = delete(marks).where(*_this)
-# The right-hand sides read the row as it was. Bytes that stay are never sent, only a version's
-# first signature brings some.
-_UPDATE = (
-    marks.update()
-    .where(*_this)
-    .values(
-        {
-            **{
-                column: bindparam(f"new_{column.name}", type_=column.type)
-                for column in _WITHOUT_BYTES
-                if not column.primary_key
-            },
-            _c.content: func.coalesce(bindparam("new_content", type_=_c.content.type), _c.content),
-            _c.complete_content: case(
-                {
-                    _STAYS: _c.complete_content,
-                    _WAS_NEWEST: _c.content,
-                    _GIVEN: bindparam("given", type_=_c.content.type),
-                },
-                value=bindparam("source"),
-                else_=None,
-            ),
-        }
-    )
-)
 
 
 def load_all(connection: Connection) -> dict[RoleName, Mark]:
@@ -57,12 +31,27 @@ def load_all(connection: Connection) -> dict[RoleName, Mark]:
 def load_marks(connection: Connection, names: Collection[RoleName]) -> dict[RoleName, Mark]:
     """Those of the named marks that there are."""
     found: dict[RoleName, Mark] = {}
-    listed = list(names)
-    for start in range(0, len(listed), _CHUNK):
-        chunk = listed[start : start + _CHUNK]
-        query = select(*_WITHOUT_BYTES).where(tuple_(_c.repository, _c.role).in_(chunk))
-        found |= {(row.repository, row.role): _mark(row) for row in connection.execute(query)}
+    listed, start = list(names), 0
+    for size in _CHUNKS:
+        while len(listed) - start >= size:
+            wanted = tuple(part for name in listed[start : start + size] for part in name)
+            sql = _select_sql(size, parameter_mark(connection))
+            for row in connection.exec_driver_sql(sql, wanted):
+                found[row.repository, row.role] = _mark(row)
+            start += size
     return found
+
+
+@lru_cache(maxsize=16)
+def _select_sql(names: int, mark: str) -> str:
+    # SQLite answers a row value IN a list by reading the whole table, and keeps the order of a
+    # CROSS JOIN: so each name is one look into the index.
+    columns = ", ".join(f"marks.{column.name}" for column in _WITHOUT_BYTES)
+    wanted = ", ".join([f"({mark}, {mark})"] * names)
+    return (
+        f"SELECT {columns} FROM (VALUES {wanted}) AS wanted CROSS JOIN marks "  # noqa: S608
+        "WHERE marks.repository = wanted.column1 AND marks.role = wanted.column2"
+    )
 
 
 def load_contents(connection: Connection, repository: str, role: str) -> MarkContents:
@@ -85,76 +74,80 @@ def write_marks(
     before: Mapping[RoleName, Mark],
     changes: Mapping[RoleName, PlannedMark | None],
 ) -> None:
-    """Write what differs, in one statement each for what is new, changed and gone."""
-    new: list[dict[str, Any]] = []
-    changed: list[dict[str, Any]] = []
-    gone: list[dict[str, Any]] = []
-    for (repository, role), planned in changes.items():
-        this = {"of_repository": repository, "of_role": role}
-        old = before.get((repository, role))
+    """Write what differs, in one statement each for what is gone, changed and new."""
+    new: list[tuple[Any, ...]] = []
+    changed: list[tuple[Any, ...]] = []
+    gone: list[tuple[Any, ...]] = []
+    for name, planned in changes.items():
         if planned is None:
-            gone += [this] if old else []
-        elif old is None:
-            complete = planned.complete_source
-            new.append(
-                _row(planned.mark)
-                | {
-                    "content": planned.newest,
-                    "complete_content": None if _needs_none(planned.mark) else complete,
-                }
-            )
+            gone += [name] if name in before else []
+        elif name in before:
+            changed.append((*_row(planned.mark), *_sources(planned), *name))
         else:
-            row = {f"new_{name}": value for name, value in _row(planned.mark).items()}
-            changed.append(row | this | _sources(planned))
-    for statement, rows in ((_DELETE, gone), (_UPDATE, changed), (_INSERT, new)):
+            own = None if _has_no_bytes_of_its_own(planned.mark) else planned.complete
+            new.append((*name, *_row(planned.mark), planned.newest, own))
+    statements = _write_sql(parameter_mark(connection))
+    for sql, rows in zip(statements, (gone, changed, new), strict=True):
         if rows:
-            connection.execute(statement, rows)
+            connection.exec_driver_sql(sql, rows)
 
 
-def _needs_none(mark: Mark) -> bool:
-    """True when the complete version has no bytes of its own."""
+@lru_cache(maxsize=2)
+def _write_sql(mark: str) -> tuple[str, str, str]:
+    """Delete, update, insert. As text, since what SQLAlchemy does for each row costs more than the
+    row. The right-hand sides of the update read the row as it was, so bytes that stay are never
+    sent: only a version's first signature brings some."""
+    names = [column.name for column in _WITHOUT_BYTES if not column.primary_key]
+    this = f"WHERE repository = {mark} AND role = {mark}"
+    values = ", ".join([mark] * len(_c))
+    return (
+        f"DELETE FROM marks {this}",  # noqa: S608
+        f"UPDATE marks SET {', '.join(f'{name} = {mark}' for name in names)}, "  # noqa: S608
+        f"content = coalesce({mark}, content), complete_content = CASE {mark} "
+        f"WHEN {_STAYS} THEN complete_content WHEN {_WAS_NEWEST} THEN content "
+        f"WHEN {_GIVEN} THEN {mark} END {this}",
+        f"INSERT INTO marks ({', '.join(column.name for column in _c)}) VALUES ({values})",  # noqa: S608
+    )
+
+
+def _has_no_bytes_of_its_own(mark: Mark) -> bool:
+    """True when the complete version is the newest, or there is none."""
     return mark.complete is None or is_whole(mark)
 
 
-def _sources(planned: PlannedMark) -> dict[str, Any]:
-    given: bytes | None = None
-    if _needs_none(planned.mark):
-        source = _NOWHERE
-    elif isinstance(planned.complete, bytes):
-        source, given = _GIVEN, planned.complete
-    else:
-        # A version that was the newest and complete had its bytes in the one place.
-        source = _WAS_NEWEST if planned.complete is Held.NEWEST else _STAYS
-    return {
-        "new_content": planned.newest if isinstance(planned.newest, bytes) else None,
-        "source": source,
-        "given": given,
-    }
+def _sources(planned: PlannedMark) -> tuple[bytes | None, int, bytes | None]:
+    """New bytes of the newest version; where those of the complete one are; they, when new."""
+    newest = planned.newest if isinstance(planned.newest, bytes) else None
+    if _has_no_bytes_of_its_own(planned.mark):
+        return newest, _NOWHERE, None
+    if isinstance(planned.complete, bytes):
+        return newest, _GIVEN, planned.complete
+    return newest, _WAS_NEWEST if planned.complete is Held.NEWEST else _STAYS, None
 
 
-def _row(mark: Mark) -> dict[str, Any]:
-    return {
-        "repository": mark.repository,
-        "role": mark.role,
-        "state": mark.state.value,
-        "signed_at": to_microseconds(mark.signed_at),
-        "signers": json.dumps(sorted(mark.signers)),
-        "needs": json.dumps([[need.threshold, sorted(need.signers)] for need in mark.needs]),
-        "reissued": mark.reissued,
-        **_marked_row("", mark.newest),
-        **_marked_row("complete_", mark.complete),
-    }
+def _row(mark: Mark) -> tuple[Any, ...]:
+    """The columns between the names and the bytes, in their order."""
+    return (
+        *_marked_row(mark.newest),
+        mark.state.value,
+        to_microseconds(mark.signed_at),
+        json.dumps(sorted(mark.signers)),
+        json.dumps([[need.threshold, sorted(need.signers)] for need in mark.needs]),
+        mark.reissued,
+        *((None,) * 6 if mark.complete is None else _marked_row(mark.complete)),
+    )
 
 
-def _marked_row(prefix: str, marked: Marked | None) -> dict[str, Any]:
-    return {
-        f"{prefix}version": marked and marked.version,
-        f"{prefix}digest": marked and marked.digest,
-        f"{prefix}kind": marked and marked.kind,
-        f"{prefix}dialect": marked and marked.dialect,
-        f"{prefix}expires": marked and to_microseconds(marked.expires),
-        f"{prefix}keyset": marked and marked.keyset,
-    }
+def _marked_row(marked: Marked) -> tuple[Any, ...]:
+    expires = to_microseconds(marked.expires)
+    return (
+        marked.version,
+        marked.digest,
+        marked.kind,
+        marked.dialect,
+        expires,
+        marked.keyset,
+    )
 
 
 def _mark(row: Any) -> Mark:
