@@ -17,6 +17,7 @@ from keyd.approvals import Approvals, new_approval_id
 from keyd.audit.checkpointer import Checkpointer, CheckpointSettings, LogSigner
 from keyd.audit.log import Log, LogSettings, boot_time_s
 from keyd.audit.note import VerifierKey
+from keyd.ceremonies import Ceremonies
 from keyd.config import Config
 from keyd.config.values import split_address
 from keyd.device.pool import DevicePool
@@ -263,12 +264,22 @@ class Daemon:
             registry=store.registry,
             approvals=approvals,
         )
+        ceremonies = Ceremonies(
+            gate=self._gate,
+            registry=store.registry,
+            ceremonies=store.ceremonies,
+            approvals=approvals,
+            audit=self._log,
+            clock=self._clock,
+            new_id=new_approval_id,
+        )
         for room in (approvals, signing, self._enrolment, keys, tokens):
             self._stack.push_async_callback(room.drain)
         return build_services(
             signing=signing,
             keys=keys,
             tokens=tokens,
+            ceremonies=ceremonies,
             audit=LogReads(self._log, store),
             authorize=self._gate.authorize,
             policy=lambda: self._policy,

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding as KeyEncoding
 from cryptography.hazmat.primitives.serialization import PublicFormat
 
 from keyd import publickeys
+from keyd.ceremonies import Ceremonies
 from keyd.client import failures
 from keyd.client.endpoint import Endpoint
 from keyd.errors import InvalidRequestError, KeydError, KeyNotFoundError, PolicyDeniedError
@@ -27,6 +28,7 @@ from keyd.keys import Keys
 from keyd.model import (
     Action,
     Caller,
+    Ceremony,
     Checkpoint,
     Context,
     Decision,
@@ -225,6 +227,19 @@ class FakeTokens(Tokens):
         return [(found, "acme/root/versions/1")]
 
 
+class FakeCeremonies(Ceremonies):
+    """No ceremony is open."""
+
+    def __init__(self) -> None:
+        pass
+
+    def list(
+        self, caller: Caller, repository: str = "", *, only_open: bool = False
+    ) -> list[Ceremony]:
+        """None."""
+        return []
+
+
 class FakeReads:
     """A log in a list."""
 
@@ -403,6 +418,7 @@ async def api_daemon(path: Path, limits: Limits | None = None) -> AsyncIterator[
         signing=signing,
         keys=keys,
         tokens=tokens,
+        ceremonies=FakeCeremonies(),
         audit=reads,
         authorize=policy.authorize,
         policy=lambda: policy,
