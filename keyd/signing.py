@@ -216,7 +216,8 @@ class Signing:
         for plan, ruling in zip(plans, ruled, strict=True):
             if isinstance(ruling, KeydError):
                 results[plan.place] = ruling
-                refused.append((plan, ruling))
+                if not plan.request.dry_run:
+                    refused.append((plan, ruling))
             elif plan.request.dry_run:
                 results[plan.place] = answer(Recorded(ruling, b"", -1))
             else:

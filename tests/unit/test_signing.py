@@ -30,7 +30,6 @@ from keyd.keys import Keys
 from keyd.model import (
     Binding,
     Context,
-    Decision,
     Device,
     Digest,
     Effect,
@@ -38,11 +37,8 @@ from keyd.model import (
     EntryDraft,
     HashAlgorithm,
     KeyAlgorithm,
-    Limits,
     Outcome,
-    Principal,
     Receipt,
-    Requirement,
     Scheme,
     SignatureKey,
     Signed,
@@ -56,6 +52,7 @@ from keyd.model import (
 )
 from keyd.policy import parse_policy
 from tests.domain import ADMIN, CI, POLICY, STRANGER, Domain, a_domain
+from tests.reloaded_policy import ReloadedPolicy
 
 
 @pytest.fixture
@@ -489,35 +486,8 @@ async def test_a_stored_signature_that_does_not_verify_is_made_anew(domain: Doma
     )
 
 
-class ChangingPolicy:
-    """A policy that a reload replaces."""
-
-    def __init__(self, text: str) -> None:
-        self.now = parse_policy(text, "policy.toml")
-        self.grants_of = self.now.grants_of
-
-    @property
-    def hash(self) -> str:
-        return self.now.hash
-
-    def decide(self, *args: Any, **kwargs: Any) -> Decision:
-        return self.now.decide(*args, **kwargs)
-
-    def requirements(self, *args: Any) -> tuple[Requirement, ...]:
-        return self.now.requirements(*args)
-
-    def counts_for(self, requirement: Requirement, principal: Principal) -> bool:
-        return self.now.counts_for(requirement, principal)
-
-    def limits(self, repository: str, role: str, dialect: str) -> Limits:
-        return self.now.limits(repository, role, dialect)
-
-    def approver_keys(self, principal: str) -> tuple[str, ...]:
-        return self.now.approver_keys(principal)
-
-
 async def test_a_grant_taken_away_while_the_token_signs_withholds_the_signature() -> None:
-    policy = ChangingPolicy(POLICY)
+    policy = ReloadedPolicy(POLICY)
     with a_domain(policy) as domain:
         await domain.a_key()
         slow, call = await _in_flight(domain, ask())
@@ -531,7 +501,7 @@ async def test_a_grant_taken_away_while_the_token_signs_withholds_the_signature(
 
 
 async def test_the_entry_names_the_policy_that_decided_not_the_one_reloaded_since() -> None:
-    policy = ChangingPolicy(POLICY)
+    policy = ReloadedPolicy(POLICY)
     with a_domain(policy) as domain:
         await domain.a_key()
         decided_by = policy.hash
