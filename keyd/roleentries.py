@@ -42,7 +42,7 @@ class RoleEntries:
     async def changed(
         self,
         caller: Caller,
-        word: str,
+        action: str,
         evidence: Evidence,
         *,
         said: str,
@@ -60,12 +60,12 @@ class RoleEntries:
         if evidence.notes:
             details["notes"] = "; ".join(evidence.notes)
         context = Context(marks[0].repository, marks[0].role if len(marks) == 1 else "")
-        await self._record(caller, word, context, details, said, effects)
+        await self._enter(caller, action, context, details, said, effects)
 
     async def given_up(
         self,
         caller: Caller,
-        word: str,
+        action: str,
         before: Mark,
         after: Mark | None,
         *,
@@ -75,12 +75,12 @@ class RoleEntries:
         """A person gives up a version, or a whole role. Raises the effects' conflicts."""
         details = {printable(before.role): f"{_said(before)} -> {_said(after)}"}
         context = Context(before.repository, before.role)
-        await self._record(caller, word, context, details, said, effects)
+        await self._enter(caller, action, context, details, said, effects)
 
-    async def refused(
+    async def turned_down(
         self,
         caller: Caller,
-        word: str,
+        action: str,
         repository: str,
         role: str,
         error: KeydError,
@@ -90,7 +90,7 @@ class RoleEntries:
         """Nothing was changed. Never raises."""
         await self._audit.refuse(
             EntryDraft(
-                action=word,
+                action=action,
                 outcome=Outcome.REFUSED,
                 caller=caller,
                 context=Context(repository, role),
@@ -102,24 +102,24 @@ class RoleEntries:
             )
         )
 
-    async def _record(
+    async def _enter(
         self,
         caller: Caller,
-        word: str,
+        action: str,
         context: Context,
         details: Mapping[str, str],
         said: str,
         effects: Sequence[Effect],
     ) -> None:
         entry = EntryDraft(
-            action=word,
+            action=action,
             outcome=Outcome.ALLOWED,
             caller=caller,
             context=context,
             policy_hash=self._gate.policy_hash,
             said=said,
-            # Published signatures speak for themselves; all else is a person's word.
-            alert=word != "role-advance",
+            # Published signatures speak for themselves; all else is a person's action.
+            alert=action != "role-advance",
             details={**details, **self._approvals.details(effects)},
         )
         await self._audit.record(entry, effects)

@@ -152,7 +152,7 @@ class Roles:
             ContentError, RuleRefusedError: see rules.evidence.verify_import.
         """
         roles = {"root", *(file.role for file in files)}
-        await self._authorize(caller, Action.ROLE, "role-import", repository, roles)
+        await self._admit(caller, Action.ROLE, "role-import", repository, roles)
         if not dry_run:
             _check_said(said)
         known = await self._known(repository)
@@ -193,7 +193,7 @@ class Roles:
         if not files:
             raise InvalidRequestError("files", "show at least one metadata file")
         roles = {file.role for file in files}
-        await self._authorize(caller, Action.ADVANCE, "role-advance", repository, roles)
+        await self._admit(caller, Action.ADVANCE, "role-advance", repository, roles)
         known = await self._known(repository)
         now = self._clock.now()
 
@@ -228,7 +228,7 @@ class Roles:
                 + command("reset", Context(repository, role)),
                 context=Context(repository, role),
             )
-            await self._entries.refused(caller, "role-supersede", repository, role, error)
+            await self._entries.turned_down(caller, "role-supersede", repository, role, error)
             raise error
         consent = await self._consent_to_loss(caller, "supersede", mark, said)
         after: Mark | None = None
@@ -279,21 +279,21 @@ class Roles:
 
     # ------------------------------------------------------------------------------- inside
 
-    async def _authorize(
-        self, caller: Caller, action: Action, word: str, repository: str, roles: set[str]
+    async def _admit(
+        self, caller: Caller, grant: Action, action: str, repository: str, roles: set[str]
     ) -> None:
         try:
-            self._grants.decide(caller, action, repository, roles)
+            self._grants.decide(caller, grant, repository, roles)
         except PolicyDeniedError as e:
             role = next(iter(roles)) if len(roles) == 1 else ""
-            await self._entries.refused(caller, word, repository, role, e)
+            await self._entries.turned_down(caller, action, repository, role, e)
             raise
 
     async def _begin(
-        self, caller: Caller, word: str, repository: str, role: str, digest: bytes, said: str
+        self, caller: Caller, action: str, repository: str, role: str, digest: bytes, said: str
     ) -> Mark:
         """The mark that somebody wants to give up, with everything checked but its state."""
-        await self._authorize(caller, Action.ROLE, word, repository, {role})
+        await self._admit(caller, Action.ROLE, action, repository, {role})
         _check_said(said)
         mark = self._marks.find_mark(repository, role)
         if mark is None:
@@ -320,7 +320,7 @@ class Roles:
         return found
 
     async def _verify(
-        self, caller: Caller, word: str, repository: str, verify: Callable[[], Evidence]
+        self, caller: Caller, action: str, repository: str, verify: Callable[[], Evidence]
     ) -> Evidence:
         try:
             return await asyncio.to_thread(verify)
@@ -328,7 +328,7 @@ class Roles:
             role = e.facts.get("role", "")
             # Two published files under one version is what somebody should look at.
             alert = e.facts.get("rule") == "evidence-conflict"
-            await self._entries.refused(caller, word, repository, role, e, alert=alert)
+            await self._entries.turned_down(caller, action, repository, role, e, alert=alert)
             raise
 
     async def _consent(
@@ -372,7 +372,7 @@ class Roles:
     async def _settle(
         self,
         caller: Caller,
-        word: str,
+        action: str,
         evidence: Evidence,
         said: str,
         consent: tuple[Effect, ...],
@@ -385,7 +385,7 @@ class Roles:
                 for c in evidence.changes
             ]
             await self._entries.changed(
-                caller, word, evidence, said=said, effects=(*effects, *consent)
+                caller, action, evidence, said=said, effects=(*effects, *consent)
             )
         views = tuple(self._views.show(caller, change.mark) for change in evidence.changes)
         return Shown(views, evidence.notes)

@@ -10,13 +10,14 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from keyd.audit import merkle
 from keyd.audit.checkpoint import checkpoint_text
 from keyd.audit.note import NoteSignature, VerifierKey, write_note
+from keyd.audit.origins import Origins, under_all
 from keyd.durable import sync_folder
 from keyd.errors import AuditUnavailableError, KeydError
 from keyd.model import AuditRows, Checkpoint, Clock, TreeHead
@@ -28,8 +29,10 @@ _JOURNAL_INTERVAL_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class LogSigner:
-    """A log key. ``sign``: the checkpoint's text -> the note's signature bytes (Ed25519: 64
-    bytes; ECDSA P-256: DER over the text's SHA-256); raises a KeydError while its token is away.
+    """A log key; checkpoints carry the log's name, whatever its own is.
+
+    ``sign``: the checkpoint's text -> the note's signature bytes (Ed25519: 64 bytes; ECDSA P-256:
+    DER over the text's SHA-256); raises a KeydError while its token is away.
     """
 
     key: VerifierKey
@@ -69,6 +72,7 @@ class Checkpointer:
         self._clock = clock
         self._settings = settings
         self._elapsed_s = elapsed_s
+        self._origins = Origins(settings.origin)
         self._signers = tuple(signers)
         self._older_keys = tuple(older_keys)
         self._head = TreeHead(0, (), None)
@@ -85,13 +89,20 @@ class Checkpointer:
 
     @property
     def origin(self) -> str:
-        """The log's name."""
-        return self._settings.origin
+        """The log's name; another one after a loss was accepted."""
+        return self._origins.current
+
+    @property
+    def origins(self) -> Origins:
+        """All names of the log."""
+        return self._origins
 
     @property
     def keys(self) -> tuple[VerifierKey, ...]:
-        """All keys whose checkpoints are this log's: those that sign, and older ones."""
-        return (*(signer.key for signer in self._signers), *self._older_keys)
+        """All keys whose checkpoints are this log's: those that sign, and older ones, under each
+        of its names."""
+        keys = (*(signer.key for signer in self._signers), *self._older_keys)
+        return under_all(keys, self._origins.names)
 
     @property
     def newest(self) -> Checkpoint | None:
@@ -108,6 +119,11 @@ class Checkpointer:
     ) -> None:
         """Use these log keys from now on; ``older_keys`` still verify what clients kept."""
         self._signers, self._older_keys = tuple(signers), tuple(older_keys)
+        self._grown.set()
+
+    def set_origins(self, origins: Origins) -> None:
+        """Sign under this name from now on."""
+        self._origins = origins
         self._grown.set()
 
     def begin(self, head: TreeHead, newest: Checkpoint | None) -> None:
@@ -186,20 +202,21 @@ class Checkpointer:
         if not self._signers:
             raise AuditUnavailableError("there is no log key yet", retry_after_s=1.0)
         root = merkle.root_hash(head.frontier)
-        text = checkpoint_text(self.origin, head.size, root)
+        origin = self.origin
+        text = checkpoint_text(origin, head.size, root)
         signatures: list[NoteSignature] = []
         failure: KeydError | None = None
         for signer in self._signers:
             try:
                 async with asyncio.timeout(self._settings.sign_timeout_s):
                     signature = await signer.sign(text.encode())
-                signer.key.verify(text.encode(), signature)
+                key = replace(signer.key, name=origin)
+                key.verify(text.encode(), signature)
             except TimeoutError:
                 failure = AuditUnavailableError(f"the log key {signer.key.name} did not answer")
             except KeydError as error:
                 failure = error
             else:
-                key = signer.key
                 signatures.append(NoteSignature(key.name, key.key_id, signature))
         if failure is not None:
             # With two keys, as while one replaces the other, either keeps the log going.
@@ -207,7 +224,7 @@ class Checkpointer:
                 raise failure
             self._fail(failure.message)
         note = write_note(text, signatures)
-        return Checkpoint(self.origin, head.size, root, note), failure is not None
+        return Checkpoint(origin, head.size, root, note), failure is not None
 
     def _keep(self, checkpoint: Checkpoint) -> str:
         """Write the file, then the database; return what went wrong, if anything."""

@@ -114,6 +114,7 @@ class Log:
         self._head, newest = await asyncio.to_thread(
             lambda: (self._rows.head(), self._rows.newest_checkpoint())
         )
+        self.checkpointer.set_origins(self._standing.origins(self.checkpointer.origins.base))
         self.checkpointer.begin(self._head, newest)
         suspect = suspect_at_start(self._clock.now(), self._head.last_time)
         self._writer.start(self._head)
@@ -281,19 +282,32 @@ class Log:
             return Verdict.SAME if newest.size == self.size else Verdict.AHEAD
         return await self._note_checkpoint(note, "a checkpoint that a client kept")
 
-    async def accept_checkpoint(self, caller: Caller, said: str = "") -> Receipt:
-        """A person has seen that entries are lost: bound keys sign again."""
+    async def accept_checkpoint(
+        self, caller: Caller, said: str = "", effects: Sequence[Effect] = ()
+    ) -> Receipt | None:
+        """A person has seen that entries are lost: bound keys sign again, and the log goes on
+        under a new origin. None when nothing is known to be lost.
+
+        ``effects``: what else belongs into the same transaction.
+        """
+        if not self.loss:
+            return None
+        base = self.checkpointer.origins.base
+        accepted = self._standing.acceptance(base, self._head, self._clock.now())
         receipt = await self.record(
             EntryDraft(
                 "checkpoint-accept",
                 Outcome.ALLOWED,
                 caller,
                 said=said,
-                message=self.loss,
+                message=accepted.loss,
                 alert=True,
+                details=accepted.details,
             ),
-            self._standing.acceptance(),
+            [*accepted.flags, *effects],
         )
+        # Until here no checkpoint was signed (paused), so none covers this entry by an old name.
+        self.checkpointer.set_origins(accepted.origins)
         self._pause_checkpoints()
         return receipt
 
@@ -318,15 +332,17 @@ class Log:
         self, note: str, whose: str, *, foreign_is_loss: bool = False
     ) -> Verdict:
         found = await asyncio.to_thread(self._compare, note)
-        loss = self._standing.new_loss(found, whose, self.size, foreign_is_loss=foreign_is_loss)
+        loss = self._standing.new_loss(
+            found, note, whose, self.size, foreign_is_loss=foreign_is_loss
+        )
         if loss is not None:
             await self._alert("checkpoint-alert", loss.why, SetFlag(LOSS, loss.write()))
             self._pause_checkpoints()
         return found.verdict
 
     def _compare(self, note: str) -> Comparison:
-        keys, origin = self.checkpointer.keys, self.checkpointer.origin
-        return compare(note, origin, keys, self.proofs, self._rows.head().size)
+        keys, origins = self.checkpointer.keys, self.checkpointer.origins
+        return compare(note, origins, keys, self.proofs, self._rows.head().size)
 
     def _pause_checkpoints(self) -> None:
         """Never sign a tree that contradicts one we signed, before a person knows of it."""

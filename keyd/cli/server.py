@@ -197,13 +197,18 @@ def checkpoint() -> None:
 
 
 @checkpoint.command("accept")
+@click.option("--reason", default="", help="Why, for the log.")
 @config_option
-def checkpoint_accept(config: Path) -> None:
-    """Accept that entries are lost: bound keys sign again. Read docs/operations.md first."""
+def checkpoint_accept(reason: str, config: Path) -> None:
+    """Accept that entries are lost: bound keys sign again.
+
+    The log goes on under a new origin. The daemon has to be stopped; of one that runs, ask for it
+    with keydctl role accept. Read docs/operations.md first.
+    """
     from keyd.cli.server_state import accept
     from keyd.config import load_config
 
-    say(accept(load_config(config), "checkpoint"))
+    say(accept(load_config(config), "checkpoint", reason))
 
 
 @keyd_server.group("log-key", invoke_without_command=True)

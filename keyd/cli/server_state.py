@@ -14,6 +14,7 @@ from keyd.app import SystemClock
 from keyd.audit.checkpointer import Checkpointer, CheckpointSettings
 from keyd.audit.log import Log, LogSettings, boot_time_s
 from keyd.audit.note import VerifierKey
+from keyd.audit.origins import ORIGINS, Origins, under_all
 from keyd.config import Config
 from keyd.errors import ConfigError
 from keyd.logkey import REPLACE, log_keys
@@ -71,7 +72,7 @@ def migrate_state(config: Config) -> str:
     )
 
 
-def accept(config: Config, what: str) -> str:
+def accept(config: Config, what: str, said: str = "") -> str:
     """Write a person's acceptance of the ``clock``, or of a ``checkpoint`` the log is behind of.
 
     The daemon has to be stopped: what it thinks of clock and log, it holds in memory.
@@ -81,7 +82,7 @@ def accept(config: Config, what: str) -> str:
         KeydError: the log cannot be written.
     """
     with stopped_store(config) as store:
-        return asyncio.run(_accept(config, store, what))
+        return asyncio.run(_accept(config, store, what, said))
 
 
 def replace_log_key(config: Config, said: str) -> str:
@@ -137,14 +138,16 @@ async def _open_log(config: Config, store: Store) -> AsyncIterator[Log]:
         await log.stop(checkpoint_timeout_s=0.1)
 
 
-async def _accept(config: Config, store: Store, what: str) -> str:
+async def _accept(config: Config, store: Store, what: str, said: str) -> str:
     async with _open_log(config, store) as log:
         found = (log.clock_suspect if what == "clock" else log.loss) or ""
         if not found:
             return f"nothing to accept: all is well with the {what}"
         accept_it = log.accept_clock if what == "clock" else log.accept_checkpoint
-        receipt = await accept_it(_who())
-    return f"accepted ({found}); entry {receipt.index} of the log says so"
+        receipt = await accept_it(_who(), said)
+        assert receipt is not None  # something was found
+        goes_on = f"; the log goes on as {log.checkpointer.origin}" if what != "clock" else ""
+    return f"accepted ({found}); entry {receipt.index} of the log says so{goes_on}"
 
 
 def verifier_keys(config: Config) -> list[str]:
@@ -159,12 +162,15 @@ def verifier_keys(config: Config) -> list[str]:
     engine = sqlite_engine(file, read_only=True)
     try:
         with engine.connect() as connection:
-            registry = KeyRegistry(load_snapshot(connection))
+            snapshot = load_snapshot(connection)
     except SQLAlchemyError as e:
         raise ConfigError(f"{file} cannot be read", file=file) from e
     finally:
         engine.dispose()
-    found = [str(key) for key in _verifier_keys(config, registry)]
+    origins = Origins.read(config.log.origin, snapshot.flags.get(ORIGINS))
+    keys = _verifier_keys(config, KeyRegistry(snapshot))
+    # Oldest name first: what verifies the newest checkpoints comes last.
+    found = [str(key) for key in under_all(keys, reversed(origins.names))]
     if not found:
         raise ConfigError(
             "there is no log key yet",

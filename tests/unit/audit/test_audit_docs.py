@@ -68,7 +68,7 @@ def documented_actions() -> set[str]:
     return set(rows()["`action`"].split(", "))
 
 
-NO_ENTRIES = ("v1", "adapters", "client", "content", "policy")
+NO_ENTRIES = ("v1", "adapters", "client", "content", "policy", "rules")
 """Folders whose code writes no entries; some of their words are parameters called action too."""
 
 ASKS = ("EntryFilter", "decide", "may", "never")
