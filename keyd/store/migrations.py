@@ -52,7 +52,10 @@ def migrate(writer: Writer, file: Path, now: datetime, steps: Mapping[int, Step]
         )
     if found == newest:
         return 0
-    copy_database(file, file.with_name(f"{file.name}.before-schema-{newest}.{now:%Y%m%dT%H%M%SZ}"))
+    copy = file.with_name(f"{file.name}.before-schema-{newest}.{now:%Y%m%dT%H%M%SZ}")
+    # A start that died after its copy tries again within the second; nothing was written since.
+    if not copy.exists():
+        copy_database(file, copy)
     with writer.transaction() as connection:
         for number in range(found + 1, newest + 1):
             steps[number](connection)
