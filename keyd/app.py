@@ -234,6 +234,7 @@ class Daemon:
             new_id=new_approval_id,
             verify_signature=sshsig.verify,
         )
+        self._background.start(approvals.tend())
         signing = Signing(
             gate=self._gate,
             registry=store.registry,
@@ -279,6 +280,7 @@ class Daemon:
             signing=signing,
             keys=keys,
             tokens=tokens,
+            approvals=approvals,
             ceremonies=ceremonies,
             audit=LogReads(self._log, store),
             authorize=self._gate.authorize,

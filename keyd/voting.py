@@ -1,4 +1,4 @@
-"""What people do with approvals: look, consent, say no, take it back, watch.
+"""What people do with approvals: consent, say no, take it back; and the end of time.
 
 Each step is an entry and its effect in one transaction. One lock stands around them, so that two
 people who consent at once do not get in each other's way; whoever uses an approval up does it
@@ -8,13 +8,14 @@ outside of the lock, in the transaction of what it allows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from keyd.approvalreads import ApprovalReads, not_found
 from keyd.consententries import approval_entry, vote_details
-from keyd.consents import Consents, Shown
+from keyd.consents import Shown
 from keyd.errors import (
-    ApprovalNotFoundError,
     ApprovalStateError,
     AuditUnavailableError,
     InvalidRequestError,
@@ -40,23 +41,20 @@ from keyd.model import (
 )
 from keyd.unbroken import Unbroken
 
+log = logging.getLogger(__name__)
+
 MAX_SIGNATURE_CHARS = 8000
 """An SSHSIG by the largest RSA key takes a quarter of that; more would not fit into its entry."""
 
-MAX_LISTED = 1000
 MAX_VOTES = 100
 """People that can consent to one operation."""
-
-_LOOK_S = 1.0
-"""How often a watcher looks without having been told: nobody tells it that an approval was used up,
-that its time is over, or that the policy is another."""
 
 SignatureVerifier = Callable[[bytes, str, str, Sequence[str]], str]
 """(text, armored SSHSIG, principal, public keys) -> the fingerprint of the key that signed; raises
 KeydError. May block (keyd/sshsig.py)."""
 
 
-class Voting:
+class Voting(ApprovalReads):
     """The part of :class:`keyd.approvals.Approvals` that belongs to those who are asked."""
 
     def __init__(
@@ -69,105 +67,21 @@ class Voting:
         clock: Clock,
         check_clock: Callable[[], None],
         verify_signature: SignatureVerifier,
-        look_s: float = _LOOK_S,
+        look_s: float,
     ) -> None:
         """``check_clock`` raises ClockError while the clock is not to be trusted."""
+        super().__init__(policy=policy, approvals=approvals, clock=clock, look_s=look_s)
         self._gate = gate
         self._policy = policy
-        self._approvals = approvals
         self._audit = audit
-        self._clock = clock
         self._check_clock = check_clock
         self._verify_signature = verify_signature
-        self._look_s = look_s
-        self._consents = Consents(policy)
         self._lock = asyncio.Lock()
-        self._news = asyncio.Event()
         self._unbroken = Unbroken()
 
     async def drain(self) -> None:
         """Wait until what callers left behind is finished."""
         await self._unbroken.drain()
-
-    # ------------------------------------------------------------------------------- look
-
-    async def get(self, caller: Caller, approval_id: str) -> Shown:
-        """One approval in any state, with the bytes it is about.
-
-        Raises:
-            ApprovalNotFoundError: there is none, or it is not the caller's to see.
-        """
-        found = await self._approvals.load_approval(approval_id)
-        if found is None or not self._consents.may_see(caller.principal, found[0]):
-            raise _not_found(approval_id)
-        return self._consents.show(caller, found[0], self._clock.now(), found[1])
-
-    async def list(
-        self, caller: Caller, *, only_open: bool = False, waits_for_me: bool = False, limit: int
-    ) -> Sequence[Shown]:
-        """The approvals the caller may see, newest first, without bytes: all that are open, and
-        what is among the newest 1 000 of those that ended."""
-        found = {a.id: a for a in self._approvals.open_approvals()}
-        if not (only_open or waits_for_me):
-            ended = await self._approvals.list_approvals(limit=MAX_LISTED)
-            found = {a.id: a for a in ended} | found
-        newest = sorted(found.values(), key=lambda a: a.created_at, reverse=True)
-        shown: list[Shown] = []
-        for approval in newest:
-            if len(shown) == limit:
-                break
-            if not self._consents.may_see(caller.principal, approval):
-                continue
-            one = self._consents.show(caller, approval, self._clock.now())
-            if (only_open and not one.approval.state.is_open) or (
-                waits_for_me and not one.waits_for_me
-            ):
-                continue
-            shown.append(one)
-        return shown
-
-    async def watch(self, caller: Caller, approval_id: str = "") -> AsyncGenerator[Shown, None]:
-        """The open approvals the caller may see, then each that changes, as it is when it is its
-        turn: whoever reads slowly misses what was in between, and costs nothing. With an id only
-        that one, until it is no longer open.
-
-        Raises:
-            ApprovalNotFoundError: as in :meth:`get`.
-        """
-        seen: dict[str, tuple[Approval, str, Shown]] = {}
-        if approval_id:
-            await self.get(caller, approval_id)
-        while True:
-            news = self._news
-            now, policy_hash = self._clock.now(), self._consents.policy_hash
-            opened = {
-                a.id: a
-                for a in self._approvals.open_approvals()
-                if approval_id in ("", a.id) and now < a.expires_at
-            }
-            for approval in opened.values():
-                before = seen.get(approval.id)
-                if before and before[0] is approval and before[1] == policy_hash:
-                    continue
-                if not self._consents.may_see(caller.principal, approval):
-                    seen.pop(approval.id, None)
-                    continue
-                shown = self._consents.show(caller, approval, now)
-                seen[approval.id] = (approval, policy_hash, shown)
-                if before is None or before[2] != shown:
-                    yield shown
-            for ended in {*seen, *filter(None, [approval_id])} - opened.keys():
-                seen.pop(ended, None)
-                found = await self._approvals.load_approval(ended)
-                if found and self._consents.may_see(caller.principal, found[0]):
-                    yield self._consents.show(caller, found[0], self._clock.now())
-            if approval_id and approval_id not in seen:
-                return
-            try:
-                async with asyncio.timeout(self._look_s):
-                    await news.wait()
-            except TimeoutError:
-                continue
 
     # ------------------------------------------------------------------------------- say
 
@@ -350,6 +264,15 @@ class Voting:
                 await self._expire(approval)
         return len(late)
 
+    async def tend(self, every_s: float = 60.0) -> None:
+        """Sweep again and again, until it is cancelled."""
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await self.sweep()
+            except KeydError as e:
+                log.warning("expired approvals are not ended yet", extra={"why": e.message})
+
     async def _expire(self, approval: Approval) -> None:
         entry = approval_entry(
             Caller(SYSTEM, "approvals"), "approval-expire", approval, self._consents.policy_hash
@@ -368,7 +291,7 @@ class Voting:
             found = await self._approvals.load_approval(approval_id)
             approval = found[0] if found else None
         if approval is None or not self._consents.may_see(caller.principal, approval):
-            raise _not_found(approval_id)
+            raise not_found(approval_id)
         state = approval.shown_state(self._clock.now())
         if not state.is_open:
             raise ApprovalStateError(
@@ -390,15 +313,10 @@ class Voting:
         finally:
             self._tell()
 
-    def _tell(self) -> None:
-        """Wake whoever watches."""
-        news, self._news = self._news, asyncio.Event()
-        news.set()
-
     async def _as_it_is(self, caller: Caller, approval_id: str) -> Shown:
         found = await self._approvals.load_approval(approval_id)
         if found is None:
-            raise _not_found(approval_id)
+            raise not_found(approval_id)
         return self._consents.show(caller, found[0], self._clock.now())
 
     async def _refuse(
@@ -415,11 +333,3 @@ class Voting:
 
 def _state_error(approval: Approval, message: str, hint: str) -> ApprovalStateError:
     return ApprovalStateError(message, hint=hint, approval=approval.id, state=approval.state)
-
-
-def _not_found(approval_id: str) -> ApprovalNotFoundError:
-    return ApprovalNotFoundError(
-        f"no approval {approval_id}, or it is not yours to see",
-        hint="see those that are: keydctl approvals",
-        approval=approval_id,
-    )

@@ -10,9 +10,11 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2_grpc
 
+from keyd.approvals import Approvals
 from keyd.ceremonies import Ceremonies
 from keyd.keys import Keys
 from keyd.model import Clock, Policy
+from keyd.server.approvals import ApprovalServicer
 from keyd.server.audit import AuditReads, AuditServicer, Authorize
 from keyd.server.call import Calls, Resolver
 from keyd.server.ceremonies import CeremonyServicer
@@ -24,11 +26,12 @@ from keyd.server.signing import CheckpointNews, SigningCore, SigningServicer
 from keyd.server.tokens import TokenServicer
 from keyd.server.wire.audit import StatusReport
 from keyd.tokens import Tokens
-from keyd.v1 import audit_pb2, ceremonies_pb2, keys_pb2, signing_pb2, tokens_pb2
+from keyd.v1 import approvals_pb2, audit_pb2, ceremonies_pb2, keys_pb2, signing_pb2, tokens_pb2
 
 _SIGNING = signing_pb2.DESCRIPTOR.services_by_name["SigningService"]
 _KEYS = keys_pb2.DESCRIPTOR.services_by_name["KeyService"]
 _TOKENS = tokens_pb2.DESCRIPTOR.services_by_name["TokenService"]
+_APPROVALS = approvals_pb2.DESCRIPTOR.services_by_name["ApprovalService"]
 _AUDIT = audit_pb2.DESCRIPTOR.services_by_name["AuditService"]
 _CEREMONIES = ceremonies_pb2.DESCRIPTOR.services_by_name["CeremonyService"]
 
@@ -59,6 +62,7 @@ def build_services(
     signing: SigningCore,
     keys: Keys,
     tokens: Tokens,
+    approvals: Approvals,
     ceremonies: Ceremonies,
     audit: AuditReads,
     authorize: Authorize,
@@ -83,6 +87,7 @@ def build_services(
             ),
             (_KEYS, KeyServicer(keys, clock, limits)),
             (_TOKENS, TokenServicer(tokens)),
+            (_APPROVALS, ApprovalServicer(approvals, limits, ended)),
             (_CEREMONIES, CeremonyServicer(ceremonies)),
             (
                 _AUDIT,

@@ -19,10 +19,12 @@ from cryptography.hazmat.primitives.serialization import Encoding as KeyEncoding
 from cryptography.hazmat.primitives.serialization import PublicFormat
 
 from keyd import publickeys
+from keyd.approvals import Approvals, new_approval_id
 from keyd.ceremonies import Ceremonies
 from keyd.client import failures
 from keyd.client.endpoint import Endpoint
 from keyd.errors import InvalidRequestError, KeydError, KeyNotFoundError, PolicyDeniedError
+from keyd.gate import Gate
 from keyd.keyfields import KeyFilter, NewKey
 from keyd.keys import Keys
 from keyd.model import (
@@ -45,6 +47,7 @@ from keyd.model import (
     Origin,
     Pin,
     Principal,
+    Requirement,
     Scheme,
     Signed,
     SignRequest,
@@ -54,15 +57,21 @@ from keyd.model import (
     TokenStatus,
     VersionState,
 )
+from keyd.model import Limits as RoleLimits
+from keyd.policy import parse_policy
 from keyd.server.limits import Limits
 from keyd.server.metrics import Metrics
 from keyd.server.services import Services, add_services, build_services
 from keyd.server.wire.audit import ConsistencyProof, InclusionProof, StatusReport
 from keyd.tokens import Tokens
+from keyd.v1.approvals_pb2_grpc import ApprovalServiceStub
 from keyd.v1.audit_pb2_grpc import AuditServiceStub
 from keyd.v1.keys_pb2_grpc import KeyServiceStub
 from keyd.v1.signing_pb2_grpc import SigningServiceStub
 from keyd.v1.tokens_pb2_grpc import TokenServiceStub
+from tests.domain import Domain
+from tests.fakes_audit import MemoryAudit
+from tests.fakes_consent import verify_fake_consent
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 _PRIVATE = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -331,6 +340,24 @@ class FakePolicy:
         """One line."""
         return [f"{principal.id} may do everything"]
 
+    def requirements(
+        self, principal: Principal, action: Action, key: str, context: Context
+    ) -> tuple[Requirement, ...]:
+        """None."""
+        return ()
+
+    def counts_for(self, requirement: Requirement, principal: Principal) -> bool:
+        """Everybody counts."""
+        return True
+
+    def limits(self, repository: str, role: str, dialect: str) -> RoleLimits:
+        """A year."""
+        return RoleLimits(365)
+
+    def approver_keys(self, principal: str) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     async def authorize(self, caller: Caller, action: Action, key: str) -> None:
         """As the daemon's gate."""
         if not self.decide(caller.principal, action, key).allowed:
@@ -378,12 +405,13 @@ class ApiDaemon:
 
 
 class Stubs:
-    """The four services over one channel."""
+    """The services over one channel."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.signing = SigningServiceStub(channel)
         self.keys = KeyServiceStub(channel)
         self.tokens = TokenServiceStub(channel)
+        self.approvals = ApprovalServiceStub(channel)
         self.audit = AuditServiceStub(channel)
         self.channel = channel
 
@@ -397,8 +425,11 @@ async def connect(target: str) -> AsyncIterator[Stubs]:
 
 
 @asynccontextmanager
-async def api_daemon(path: Path, limits: Limits | None = None) -> AsyncIterator[ApiDaemon]:
-    """The API over fakes; its servers are ended with it."""
+async def api_daemon(
+    path: Path, limits: Limits | None = None, *, domain: Domain | None = None
+) -> AsyncIterator[ApiDaemon]:
+    """The API over fakes; its servers are ended with it. ``domain``: real keys and approvals in
+    place of fake keys and of approvals that nobody may see."""
     limits = limits or Limits()
     metrics, policy = Metrics(), FakePolicy()
     signing, keys, tokens, reads = FakeSigning(), FakeKeys(), FakeTokens(), FakeReads()
@@ -416,8 +447,9 @@ async def api_daemon(path: Path, limits: Limits | None = None) -> AsyncIterator[
     daemon: ApiDaemon
     services = build_services(
         signing=signing,
-        keys=keys,
+        keys=domain.keys if domain else keys,
         tokens=tokens,
+        approvals=domain.approvals if domain else _no_approvals(),
         ceremonies=FakeCeremonies(),
         audit=reads,
         authorize=policy.authorize,
@@ -435,6 +467,21 @@ async def api_daemon(path: Path, limits: Limits | None = None) -> AsyncIterator[
         yield daemon
     finally:
         await services.drain(daemon.servers, 0.2)
+
+
+def _no_approvals() -> Approvals:
+    policy, clock = parse_policy("", "policy.toml"), FixedClock()
+    audit = MemoryAudit(clock)
+    return Approvals(
+        gate=Gate(policy, audit, audit),
+        policy=policy,
+        approvals=audit,
+        audit=audit,
+        clock=clock,
+        check_clock=lambda: None,
+        new_id=new_approval_id,
+        verify_signature=verify_fake_consent,
+    )
 
 
 async def error_of(call: Awaitable[object]) -> KeydError:
