@@ -100,7 +100,7 @@ class ApprovalPlan:
         if same is not None or self._approvals.find(approval.id) is not None:
             raise ConflictError(
                 f"approval {same or approval.id} is open for this already",
-                hint=f"see keydctl approvals show {same or approval.id}",
+                hint="it is listed by: keydctl approvals",
                 approval=same or approval.id,
             )
         if not approval.state.is_open:
@@ -179,7 +179,7 @@ class ApprovalPlan:
 
 def _state_error(approval: Approval, state: ApprovalState, message: str) -> ApprovalStateError:
     hint = (
-        f"see keydctl approvals show {approval.id}"
+        "look at it again: keydctl approvals"
         if state.is_open
         else "ask again: the same request starts a new approval"
     )

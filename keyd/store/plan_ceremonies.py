@@ -38,7 +38,7 @@ class CeremonyPlan:
         if step != new.step - 1:
             raise ConflictError(
                 f"ceremony {new.id} is at step {step}, so {new.step} cannot be next",
-                hint=f"somebody went on with it; look again: keydctl tuf ceremony status {new.id}",
+                hint="somebody went on with it; look again: keydctl tuf ceremony status DIR",
                 ceremony=new.id,
                 step=step,
             )
@@ -48,7 +48,7 @@ class CeremonyPlan:
         if new.phase.is_open and other not in (None, new.id):
             raise ConflictError(
                 f"ceremony {other} of {new.repository} is open",
-                hint=f"end it first: keydctl tuf ceremony resume or abort {other}",
+                hint="end it first: keydctl tuf ceremony resume DIR, or abort DIR",
                 ceremony=other,
                 repository=new.repository,
             )

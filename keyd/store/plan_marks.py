@@ -227,7 +227,8 @@ def _check_successor(effect: RecordMark, mark: Mark) -> None:
             effect,
             "root-step",
             f"root {asked} cannot follow root {newest}; clients take one step at a time",
-            f"number it {newest + 1}; for roots signed elsewhere: keydctl role advance {role}",
+            f"number it {newest + 1}; for roots signed elsewhere: "
+            f"keydctl role advance {effect.repository} FILES",
         )
 
 

@@ -248,7 +248,7 @@ def test_each_refusal_of_a_root_names_a_command(store: Store) -> None:
     each(store, signing(1, b"one", "root", needs=TWO_OF_AB))
     assert "keydctl role supersede acme root" in hint(signing(2, b"two", "root"))
     each(store, signing(1, b"one", "root", signer="b"))
-    assert "keydctl role advance acme root" in hint(signing(3, b"three", "root"))
+    assert "keydctl role advance acme FILES" in hint(signing(3, b"three", "root"))
 
 
 def test_targets_may_step_over_an_incomplete_version(store: Store) -> None:
