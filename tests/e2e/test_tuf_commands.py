@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from securesystemslib.signer import SSlibKey
 from tuf.api.exceptions import RepositoryError as TufError
+from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, Timestamp
 
 from keyd.adapters import registration
@@ -230,25 +231,41 @@ def test_a_lost_root_key_is_replaced_by_the_keys_that_are_left(
     assert (again["published"], again["new_keyid"]) == ([], rotated["new_keyid"])
 
 
-def test_a_fast_forward_by_a_stolen_timestamp_key_ends_with_its_rotation(
-    keydctl: Keydctl, daemon: DaemonProcess, site: Site
-) -> None:
-    key = site.newest_root().signed.keys[active_keyid(keydctl, f"{site.name}/timestamp")]
+def a_fast_forward(daemon: DaemonProcess, site: Site, keyid: str, version: int) -> None:
+    """A thief of the caller's grants signs a far timestamp, and a client sees it."""
     uri = f"keyd:{site.name}/timestamp?endpoint={daemon.endpoint}"
     evil = site.path.parent / "evil"
     shutil.copytree(site.path, evil)
     timestamp: Metadata[Timestamp] = Metadata.from_file(str(evil / "metadata/timestamp.json"))
-    timestamp.signed.version = 1_000_000
-    timestamp.sign(KeydSigner.from_priv_key_uri(uri, key))
+    timestamp.signed.version = version
+    timestamp.sign(KeydSigner.from_priv_key_uri(uri, site.newest_root().signed.keys[keyid]))
     timestamp.to_file(str(evil / "metadata/timestamp.json"))
     StockClient(site.client.state, evil).update()
-    with pytest.raises(TufError, match="1000000"):
-        keydctl("tuf", "refresh", site.path)
-        site.client.update()
 
+
+def test_a_timestamp_far_ahead_is_not_signed(
+    keydctl: Keydctl, daemon: DaemonProcess, site: Site
+) -> None:
+    keyid = active_keyid(keydctl, f"{site.name}/timestamp")
+
+    with pytest.raises(UnsignedMetadataError, match="version 1000000 is too far up"):
+        a_fast_forward(daemon, site, keyid, 1_000_000)
+
+
+def test_a_fast_forward_within_the_step_ends_with_the_next_refresh(
+    keydctl: Keydctl, daemon: DaemonProcess, site: Site
+) -> None:
+    """And with a rotation of the stolen key, as before."""
+    a_fast_forward(daemon, site, active_keyid(keydctl, f"{site.name}/timestamp"), 90)
+
+    refreshed = keydctl("tuf", "refresh", site.path)
+
+    assert refreshed["notes"] == [
+        "timestamp became version 91: version 3 was signed before with other content"
+    ]
+    assert site.client.download("app/hello.txt") == b"hello, world\n"
     keydctl("key", "disable", f"{site.name}/timestamp", "1")
     keydctl("tuf", "rotate", site.path, "timestamp", "--without-old")
-
     assert site.client.download("app/hello.txt") == b"hello, world\n"
 
 

@@ -23,7 +23,7 @@ from keyd.adapters.tufrepo.folder import Folder
 from keyd.adapters.tufrepo.gathering import Gathering, says
 from keyd.adapters.tufrepo.keyring import KeyRing
 from keyd.adapters.tufrepo.listing import next_snapshot, next_timestamp
-from keyd.adapters.tufrepo.publication import publish
+from keyd.adapters.tufrepo.publication import accepts, no_order, publish
 from keyd.adapters.tufrepo.published import Delegator, Published, delegator_of, verifies
 from keyd.adapters.tufrepo.report import Report
 from keyd.adapters.tufrepo.settings import Settings
@@ -145,33 +145,63 @@ class Change:
         """
         self.gathering.skip = self.skip
         report = Report(notes=self.gathering.notes)
+        state = self._rehearse(refresh=refresh)
         root = self._complete_root(report)
         if root is None:
             return report
-        old = self.published
-        targets = self._converge_targets(root, report)
-        if targets is None:
-            return report
-        former = old.targets if old else {}
-        changed = [role for role, made in targets.items() if made is not former.get(role)]
-        if old is None:
-            snapshot = self._snapshot(root, targets)
-            timestamp = self._timestamp(root, snapshot)
+        if state is not None and state.root.signed == root.signed:
+            state.root = root
         else:
-            snapshot, timestamp = old.snapshot, old.timestamp
-            if refresh or changed or not verifies(root.signed, "snapshot", snapshot):
-                snapshot = self._snapshot(root, targets)
-            if snapshot is not old.snapshot or not verifies(root.signed, "timestamp", timestamp):
-                timestamp = self._timestamp(root, snapshot)
-        state = Published(root, timestamp, snapshot, targets)
-        if self.check is not None:
-            self.check(state)
+            state = self._make(root, report, refresh=refresh)
+        if state is None:
+            return report
+        old = self.published
+        former = old.targets if old else {}
+        changed = [role for role, made in state.targets.items() if made is not former.get(role)]
         report.published = publish(self.folder, old, state, changed)
         self.published = state
         for role in self._done(state):
             self.folder.unstage(role)
         report.notes += self.evidence.tell(self.ring.daemons, report.published)
         return report
+
+    def _rehearse(self, *, refresh: bool) -> Published | None:
+        """All that has to follow a root, before anybody signs a root that takes keys away.
+
+        There may be no order to publish it in, when the old keys cannot sign; a root that is
+        signed by then could not be made anew, since its version is taken.
+
+        Raises:
+            RepositoryError: there is no order; the staged root is gone.
+        """
+        old, staged = self.published, self._staged().get("root")
+        if old is None or staged is None or staged.signed.version <= old.root.signed.version:
+            return None
+        if staged.signatures or accepts(staged.signed, old):
+            return None
+        state = self._make(staged, Report(), refresh=refresh)
+        if state is not None and not accepts(old.root.signed, state):
+            self.folder.unstage("root")
+            raise no_order()
+        return state
+
+    def _make(self, root: Metadata[Root], report: Report, *, refresh: bool) -> Published | None:
+        """Everything below a root, signed; None while the top-level targets wait for people."""
+        old = self.published
+        targets = self._converge_targets(root, report)
+        if targets is None:
+            return None
+        former = old.targets if old else {}
+        changed = any(made is not former.get(role) for role, made in targets.items())
+        if old is None:
+            snapshot = self._snapshot(root, targets)
+            return Published(root, self._timestamp(root, snapshot), snapshot, targets)
+        snapshot, timestamp = old.snapshot, old.timestamp
+        if refresh or changed or not verifies(root.signed, "snapshot", snapshot):
+            snapshot = self._snapshot(root, targets)
+        if snapshot is not old.snapshot or not verifies(root.signed, "timestamp", timestamp):
+            timestamp = self._timestamp(root, snapshot)
+        return Published(root, timestamp, snapshot, targets)
 
     def _done(self, state: Published) -> set[str]:
         current = {"root": state.root.signed.version}

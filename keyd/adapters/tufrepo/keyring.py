@@ -94,12 +94,13 @@ class KeyRing:
                     raise
                 why, error = e.message, e
             except Exception as e:  # noqa: BLE001 - "may raise errors that are not documented" (Signer)
-                why = f"{type(e).__name__}: {e}"
+                # A signer tried on the chance that it fits says less than the daemon's refusal.
+                why = why if error else f"{type(e).__name__}: {e}"
             else:
                 if _fits(key, signature, payload):
                     metadata.signatures[key.keyid] = signature
                     return []
-                why = f"{uri} does not hold this key"
+                why = why if error else f"{uri} does not hold this key"
         return [Missing(key.keyid, self.who(key), why, error)]
 
     def _ask(self, uri: str, key: TufKey, role: str, payload: bytes) -> Signature:

@@ -20,8 +20,7 @@ def publish(
     ``changed``: the targets roles that do.
 
     Raises:
-        RepositoryError: no order keeps the repository valid; nothing was published, and the
-            staged root is gone.
+        RepositoryError: no order keeps the repository valid; nothing was published.
     """
     files = [_file(role, state.targets[role]) for role in changed]
     if old is None or state.snapshot is not old.snapshot:
@@ -36,22 +35,27 @@ def publish(
         # A crash between two renames must leave what clients accept: either the new
         # timestamp and all below it also verify under the old root, or the old ones
         # verify under the new root.
-        if old is None or not switch or _accepts(old.root.signed, state):
+        if old is None or not switch or accepts(old.root.signed, state):
             switch = switch + root
-        elif _accepts(state.root.signed, old):
+        elif accepts(state.root.signed, old):
             switch = root + switch
         else:
-            folder.unstage("root")
-            raise RepositoryError(
-                "neither root accepts what the other one does, so no order of publishing "
-                "keeps the repository valid; the new root was given up",
-                hint="the old keys could not sign: run it again with --without-old",
-            )
+            raise no_order()
     folder.publish(files + switch)
     return [name for name, _ in files + switch]
 
 
-def _accepts(root: Root, state: Published) -> bool:
+def no_order() -> RepositoryError:
+    """Neither root accepts what the other one does."""
+    return RepositoryError(
+        "neither root accepts what the other one does, so no order of publishing keeps the "
+        "repository valid",
+        hint="the old keys could not sign: run it again with --without-old",
+    )
+
+
+def accepts(root: Root, state: Published) -> bool:
+    """True when a client that holds this root takes the rest of the state."""
     return (
         verifies(root, "timestamp", state.timestamp)
         and verifies(root, "snapshot", state.snapshot)
