@@ -11,7 +11,7 @@ from keyd.adapters.tufrepo import migration, rotation
 from keyd.adapters.tufrepo import settings as tufsettings
 from keyd.adapters.tufrepo.folder import Folder
 from keyd.adapters.tufrepo.repository import RoleKeys
-from keyd.cli import output, tufreview, tufshapes, tuftargets
+from keyd.cli import output, tufceremony, tufreview, tufshapes, tuftargets
 from keyd.cli import role as rolecommands
 from keyd.cli.durations import duration
 from keyd.cli.exits import Exit
@@ -47,6 +47,7 @@ for _command in (
     tufreview.verify,
     tufreview.show,
     tufreview.status,
+    tufceremony.ceremony_group,
 ):
     tuf.add_command(_command)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from keyd.adapters.tufrepo import cosign, inspection, verification
+from keyd.adapters.tufrepo import bundle, cosign, inspection, verification
 from keyd.adapters.tufrepo import settings as tufsettings
 from keyd.adapters.tufrepo.folder import Folder
 from keyd.adapters.tufrepo.keyring import KeyRing
-from keyd.cli import output, tufshapes
+from keyd.cli import output, tufbundle, tufshapes
 from keyd.cli.exits import Exit
 from keyd.cli.settings import Command, Settings
 from keyd.cli.tufkeys import FOLDER, Session, signer_uris
@@ -28,16 +28,44 @@ from keyd.errors import RepositoryError
     metavar="[KEYID=]URI",
     help="Another securesystemslib signer to try.",
 )
+@click.option(
+    "--trust-root",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Bundle only: a root of the repository you vouch for, if the daemon knows none.",
+)
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Bundle only: where the response goes. [FILE's name with .response]",
+)
+@click.option("--reason", default="", help="Bundle only: why, for the log and the response.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def sign(
-    settings: Settings, file: Path, keys: tuple[str, ...], signers: tuple[str, ...], yes: bool
+    settings: Settings,
+    file: Path,
+    keys: tuple[str, ...],
+    signers: tuple[str, ...],
+    trust_root: Path | None,
+    target: Path | None,
+    reason: str,
+    yes: bool,
 ) -> int:
-    """Add your signature to metadata FILE that somebody else prepared.
+    """Add your signature to metadata FILE that somebody else prepared, or sign a bundle.
 
     Shows what it says, and asks. Without --key every key the role lists signs that this daemon
     holds.
+
+    A bundle is what `keydctl tuf ceremony export` wrote; the signatures go into a response file.
     """
+    if bundle.is_bundle(file):
+        return tufbundle.sign_bundle(
+            settings, file, keys, trust_root=trust_root, target=target, reason=reason, yes=yes
+        )
+    if trust_root or target or reason:
+        raise click.UsageError("--trust-root, --output and --reason are for bundles")
     session = Session(settings)
     folder = cosign.folder_of(file)
     ring = _ring(session, folder, signer_uris(signers), f"tuf sign {file.name}")
