@@ -160,6 +160,9 @@ def _consent_rule(table: Table, approver_keys: Mapping[str, tuple[str, ...]]) ->
     table.allow(_CONSENT_SETTINGS)
     name = table.name()
     actions = table.actions("actions", _NO_CONSENT)
+    if Action.FREEZE not in table.list("actions", str):
+        # Whoever stops signing in an emergency waits for nobody, unless the rule names just that.
+        actions -= {Action.FREEZE}
     needed = int(table.number("approvals", 1, 100, whole=True))
     approvers = table.list("approvers", check_principal, required=False)
     signed = table.flag("signed")

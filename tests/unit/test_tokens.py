@@ -7,7 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from keyd.errors import PinRefusedError, PolicyDeniedError, TokenNotFoundError
+from keyd.errors import (
+    ApprovalNeededError,
+    ApprovalStateError,
+    PinRefusedError,
+    PolicyDeniedError,
+    TokenNotFoundError,
+)
 from keyd.model import (
     Caller,
     Effect,
@@ -155,3 +161,54 @@ async def test_a_lock_that_is_in_the_log_happens_though_its_caller_left(domain: 
         await domain.tokens.drain()
 
     assert domain.token.state is TokenState.LOCKED
+
+
+CONSENT = """
+[[grant]]
+name = "people"
+principals = ["email:*@example.org"]
+actions = ["approver"]
+keys = ["*"]
+
+[[rule]]
+name = "not alone"
+tokens = ["main"]
+actions = ["unlock"]
+approvals = 1
+"""
+
+
+async def test_an_unlock_that_waits_for_people_never_shows_them_the_pin() -> None:
+    alice = Caller(Principal("email:alice@example.org", "mtls"), "req-alice")
+    with a_domain(parse_policy(POLICY + CONSENT, "policy.toml")) as domain:
+        domain.token.state = TokenState.LOCKED
+        with pytest.raises(ApprovalNeededError) as e:
+            await domain.tokens.unlock(ADMIN, "main", Pin("31415926"))
+        waiting = domain.token.state
+        shown = await domain.approvals.get(alice, e.value.facts["approval"])
+        await domain.approvals.approve(alice, shown.approval.id, shown.approval.digest)
+        await domain.tokens.unlock(ADMIN, "main", Pin("31415926"))
+
+        assert waiting is TokenState.LOCKED
+        assert b"31415926" not in shown.contents.content
+        assert "31415926" not in repr(domain.audit.drafts)
+        assert domain.token.state is TokenState.READY
+        assert domain.audit.drafts[-2].details["approval"] == shown.approval.id
+
+
+async def test_of_two_unlocks_with_one_approval_one_tries_its_pin() -> None:
+    alice = Caller(Principal("email:alice@example.org", "mtls"), "req-alice")
+    with a_domain(parse_policy(POLICY + CONSENT, "policy.toml")) as domain:
+        domain.token.state = TokenState.LOCKED
+        with pytest.raises(ApprovalNeededError) as e:
+            await domain.tokens.unlock(ADMIN, "main", Pin("00000000"))
+        shown = await domain.approvals.get(alice, e.value.facts["approval"])
+        await domain.approvals.approve(alice, shown.approval.id, shown.approval.digest)
+        results = await asyncio.gather(
+            domain.tokens.unlock(ADMIN, "main", Pin("00000000")),
+            domain.tokens.unlock(ADMIN, "main", Pin("00000000")),
+            return_exceptions=True,
+        )
+
+        assert {type(r) for r in results} == {PinRefusedError, ApprovalStateError}
+        assert domain.token.wrong_pins == 1
