@@ -10,6 +10,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from keyd.errors import DeadlineError, InvalidRequestError
@@ -75,8 +76,17 @@ def verify(text: bytes, signature: str, principal: str, public_keys: Sequence[st
     return verify_listed(text, signature, principal, "\n".join(listed) + "\n")
 
 
-def verify_listed(text: bytes, signature: str, principal: str, allowed_signers: str) -> str:
+def verify_listed(
+    text: bytes,
+    signature: str,
+    principal: str,
+    allowed_signers: str,
+    *,
+    at: datetime | None = None,
+) -> str:
     """As :func:`verify`, with keys from the text of an allowed-signers file (ssh-keygen(1)).
+
+    ``at``: when the file had to list the key, by its valid-after and valid-before; None: now.
 
     Raises:
         InvalidRequestError: as :func:`verify`; also where the file lists no such key.
@@ -91,6 +101,8 @@ def verify_listed(text: bytes, signature: str, principal: str, allowed_signers: 
         signers.write_text(allowed_signers, encoding="utf-8")
         armored.write_text(signature, encoding="ascii")
         command = ["-Y", "verify", "-n", NAMESPACE, "-I", principal]
+        if at is not None:
+            command.append(f"-Overify-time={at.astimezone(UTC):%Y%m%d%H%M%SZ}")
         done = _run([*command, "-f", str(signers), "-s", str(armored)], text, VERIFY_TIMEOUT_S)
     found = _FINGERPRINT.search(done.stdout.decode("utf-8", "replace"))
     if done.returncode != 0 or found is None:

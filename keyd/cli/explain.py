@@ -50,7 +50,9 @@ def explain(
 
     FILE (- for standard input) is a metadata file, of which the signed part is taken, or the bytes
     to sign. What it says is read here; the daemon is asked by a dry run, which signs nothing and
-    asks no token. Exit code 0 when it would be signed.
+    asks no token: which version would sign, which grant allows it or which rule refuses it and
+    why, what was checked, and whose consent would be asked for. Exit code 0 when it would be
+    signed, 3 when people have to consent first.
     """
     from keyd.cli.explainfile import read
     from keyd.cli.explainshapes import Explained, explained_json, explained_text

@@ -11,7 +11,7 @@ from keyd.cli import output
 from keyd.cli.exits import Exit, exit_code
 from keyd.cli.explainfile import Reading
 from keyd.cli.explainsignatures import Count, Judged
-from keyd.cli.explainverdict import must_change, verdict
+from keyd.cli.explainverdict import CONSENT, must_change, verdict
 from keyd.content import change, describe
 from keyd.content.change import Change
 from keyd.content.documents import Document
@@ -45,7 +45,9 @@ class Explained:
     @property
     def code(self) -> Exit:
         """What a script should do."""
-        return exit_code(self.outcome) if isinstance(self.outcome, KeydError) else Exit.DONE
+        if isinstance(self.outcome, KeydError):
+            return exit_code(self.outcome)
+        return Exit.NEEDS_PEOPLE if self.outcome and self.outcome.needs else Exit.DONE
 
 
 def plain(text: str) -> str:
@@ -68,7 +70,7 @@ def explained_json(e: Explained) -> dict[str, object]:
         "problem": _problem_json(reading.problem) if reading else None,
         "not_signed": sorted(plain(name) for name in reading.outside) if reading else [],
         "against": describe.summary(e.old) if e.old else None,
-        "changes": None if e.changes is None else [_change_json(c) for c in _grave_first(e)],
+        "changes": None if e.changes is None else [change_json(c) for c in _grave_first(e)],
         "signatures": [_judged_json(j) for j in e.signatures],
         "signatures_problem": _problem_json(reading.signatures_problem) if reading else None,
         "counts": [_count_json(c) for c in e.counts],
@@ -127,7 +129,8 @@ def _problem_json(problem: ContentError | None) -> dict[str, str] | None:
     }
 
 
-def _change_json(c: Change) -> dict[str, object]:
+def change_json(c: Change) -> dict[str, object]:
+    """A change's stable keys."""
     return {
         "kind": c.kind,
         "subject": plain(c.subject),
@@ -154,7 +157,7 @@ def _decision_json(e: Explained) -> dict[str, object]:
     signed, error = (None, e.outcome) if isinstance(e.outcome, KeydError) else (e.outcome, None)
     return {
         "allowed": error is None,
-        "verdict": verdict(error),
+        "verdict": verdict(e.code),
         "exit_code": int(e.code),
         "key_version": signed.key_version if signed else "",
         "scheme": signed.scheme.value if signed else "",
@@ -163,8 +166,11 @@ def _decision_json(e: Explained) -> dict[str, object]:
         "rule": signed.rule if signed else error.facts.get("rule", "") if error else "",
         "daemon_reads": signed.summary if signed else "",
         "unbound": signed.unbound if signed else None,
+        "reissued": signed.reissued if signed else None,
+        "checks": [plain(line) for line in signed.checks] if signed else [],
+        "needs": [plain(line) for line in signed.needs] if signed else [],
         "refusal": _refusal_json(error) if error else None,
-        "must_change": must_change(error) if error else "",
+        "must_change": must_change(error) if error else CONSENT if signed and signed.needs else "",
     }
 
 
@@ -242,10 +248,13 @@ def _decision_text(e: Explained) -> str:
     signed = e.outcome
     return output.fields(
         [
-            ("verdict", verdict(None)),
+            ("verdict", verdict(e.code)),
+            ("must change", CONSENT if signed.needs else ""),
             ("with", signed.key_version),
             ("scheme", f"{signed.scheme}, {e.encoding}"),
             ("allowed by", signed.rule),
+            *(("checked", line) for line in signed.checks),
+            *(("needs consent", line) for line in signed.needs),
             ("the daemon reads", signed.summary),
             ("so far", "nothing was signed, and no token was asked"),
         ]
@@ -255,7 +264,7 @@ def _decision_text(e: Explained) -> str:
 def _refusal_text(error: KeydError) -> str:
     return output.fields(
         [
-            ("verdict", f"{verdict(error)} ({error.reason})"),
+            ("verdict", f"{verdict(exit_code(error))} ({error.reason})"),
             ("why", error.message),
             ("rule", error.facts.get("rule", "")),
             ("must change", must_change(error)),

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from keyd.cli import output
+from keyd.cli.exits import Exit
 from keyd.cli.settings import Command, Settings
+from keyd.cli.signwait import WaitingCommand, advise, sign_when_approved, wait_time
 
 if TYPE_CHECKING:
     from keyd.client import Signature
@@ -21,7 +23,7 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 ENCODINGS = ("der", "raw")
 
 
-@click.command(cls=Command)
+@click.command(cls=WaitingCommand)
 @click.argument("file", required=False)
 @click.option("--key", required=True, help="The key (its active version) or KEY/versions/N.")
 @click.option("--digest", metavar="ALG:HEX", help="Sign a finished digest, as sha256:1f3c...")
@@ -30,6 +32,13 @@ ENCODINGS = ("der", "raw")
 @click.option("--context", metavar="REPO:ROLE", help="What the signature is for.")
 @click.option("--reason", default="", help="Why, for the log.")
 @click.option("--dry-run", is_flag=True, help="Ask what would happen; sign nothing.")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=wait_time,
+    metavar="[=TIME]",
+    help="Stay until people have consented, at most for a time, as --wait=10m.",
+)
 @click.option("-o", "--output", "target", metavar="SIG", help="Write the signature; - for stdout.")
 @click.pass_obj
 def sign(
@@ -42,40 +51,48 @@ def sign(
     context: str | None,
     reason: str,
     dry_run: bool,
+    wait_s: float | None,
     target: str | None,
-) -> None:
+) -> int:
     """Sign FILE (- for standard input), or a digest.
 
     Encodings of ECDSA: der for TUF, X.509 and openssl, raw for Notary and JWS. The signature is
-    verified before it is written.
+    verified before it is written. Where people have to consent first, the exit code is 3 and the
+    same command has to be run again, or --wait stays until they have.
     """
     if (file is None) == (digest is None):
         raise click.UsageError("give either FILE or --digest")
-    from keyd.errors import AlgorithmMismatchError
+    from keyd.errors import AlgorithmMismatchError, ApprovalNeededError
+    from keyd.model import SignRequest
 
     message = None if file is None else read_file(file)
+    request = SignRequest(
+        key=key,
+        message=message,
+        digest=_digest(digest) if digest else None,
+        encoding=parse_encoding(encoding),
+        scheme=parse_scheme(scheme),
+        context=parse_context(context),
+        reason=reason,
+        dry_run=dry_run,
+    )
     with settings.connect() as keyd:
         try:
-            signed = keyd.sign(
-                key,
-                message,
-                digest=_digest(digest) if digest else None,
-                encoding=parse_encoding(encoding),
-                scheme=parse_scheme(scheme),
-                context=parse_context(context),
-                reason=reason,
-                dry_run=dry_run,
-            )
+            signed = keyd.sign_one(request)
         except AlgorithmMismatchError as e:
             advise_encoding(e, encoding)
             raise
+        except ApprovalNeededError as e:
+            if wait_s is None or dry_run:
+                advise(e)
+                raise
+            signed = sign_when_approved(keyd, lambda: keyd.sign_one(request), e, wait_s)
     if target and not dry_run:
         _write(target, signed.signature)
-    if target == "-" and not dry_run:
-        return
-    settings.answer(signature_json(signed), lambda: _receipt(signed, dry_run, target))
-    if signed.unbound:
-        output.warn(f"{signed.key_version} belongs to a key bound to nothing: it signs anything")
+    if target != "-" or dry_run:
+        settings.answer(signature_json(signed), lambda: _receipt(signed, dry_run, target))
+        _warn(signed)
+    return Exit.NEEDS_PEOPLE if signed.needs else Exit.DONE
 
 
 @click.command(cls=Command)
@@ -157,6 +174,9 @@ def signature_json(s: Signature) -> dict[str, object]:
         "summary": s.summary,
         "request_id": s.request_id,
         "unbound": s.unbound,
+        "reissued": s.reissued,
+        "checks": list(s.checks),
+        "needs": list(s.needs),
     }
 
 
@@ -170,11 +190,22 @@ def _receipt(s: Signature, dry_run: bool, target: str | None) -> str:
             ("digest", s.digest),
             ("scheme", f"{s.scheme}, {s.encoding}"),
             ("allowed by", s.rule),
+            *(("checked", line) for line in s.checks),
+            *(("needs consent", line) for line in s.needs),
             ("log", f"{log}{' (the stored signature, given again)' if s.replayed else ''}"),
             ("written to", "" if dry_run else target or ""),
             ("signature", shown),
         ]
     )
+
+
+def _warn(s: Signature) -> None:
+    if s.unbound:
+        output.warn(f"{s.key_version} belongs to a key bound to nothing: it signs anything")
+    if s.reissued:
+        output.warn(
+            "other bytes were signed under this version before: publish only the last of them"
+        )
 
 
 def _write(target: str, signature: bytes) -> None:

@@ -224,7 +224,7 @@ class AsyncClient:
     async def _stream(self, request: Call[T]) -> AsyncIterator[T]:
         method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes]
         method = self._open().unary_stream(request.path)
-        stream = method(request.body)
+        stream = method(request.body, timeout=request.stream_s)
         try:
             async for raw in stream:
                 yield request.decode(raw)

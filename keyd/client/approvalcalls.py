@@ -6,6 +6,8 @@ subclasses: what the daemon refused, ServerGoneError, DeadlineError.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from keyd.client import approvalwire, types
 from keyd.client.call import Call, call
 from keyd.v1 import approvals_pb2
@@ -67,17 +69,19 @@ def revoke(id: str, *, reason: str = "") -> Call[types.Approval]:
     return _change("Revoke", id, reason)
 
 
-def watch_approvals(id: str = "") -> Call[types.Approval]:
+def watch_approvals(id: str = "", *, timeout_s: float | None = None) -> Call[types.Approval]:
     """The approvals the caller could list, now and whenever one changes, without their bytes.
 
-    With an id only that one; then the stream ends once it is no longer open. No deadline.
+    With an id only that one; then the stream ends once it is no longer open. ``timeout_s``: end
+    after so long with a DeadlineError; None: the caller ends it.
     """
-    return call(
+    watching = call(
         "ApprovalService/WatchApprovals",
         approvals_pb2.WatchApprovalsRequest(id=id),
         approvals_pb2.Approval,
         approvalwire.approval,
     )
+    return replace(watching, stream_s=timeout_s)
 
 
 def _change(method: str, id: str, reason: str) -> Call[types.Approval]:

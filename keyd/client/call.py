@@ -27,7 +27,8 @@ class Call(Generic[T]):
     ``path``: /PACKAGE.SERVICE/METHOD. ``body``: never shown, it may hold a PIN. ``repeatable``:
     sending it twice does no harm (reads; signing, since the daemon gives the stored signature
     again). ``heavy``: reading the answer takes long enough to be kept off an event loop.
-    ``note_of``: the checkpoint the answer brought, or empty.
+    ``note_of``: the checkpoint the answer brought, or empty. ``stream_s``: how long a stream may
+    last; None: until somebody ends it.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Call(Generic[T]):
     repeatable: bool = False
     heavy: bool = False
     note_of: Callable[[T], str] = field(default=no_note, repr=False)
+    stream_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

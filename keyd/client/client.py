@@ -219,7 +219,7 @@ class Client:
     def _stream(self, request: Call[T]) -> Iterator[T]:
         method: grpc.UnaryStreamMultiCallable[bytes, bytes]
         method = self._open().unary_stream(request.path)
-        stream = method(request.body)
+        stream = method(request.body, timeout=request.stream_s)
         try:
             for raw in stream:
                 yield request.decode(raw)
