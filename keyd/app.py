@@ -30,9 +30,10 @@ from keyd.logkey import LogKey
 from keyd.logreads import LogReads
 from keyd.machine import make_folder, raise_open_files
 from keyd.markbook import MarkBook
-from keyd.model import SYSTEM, Caller, EntryDraft, Outcome
+from keyd.model import SYSTEM, Caller, Effect, EntryDraft, Outcome
 from keyd.policy import FilePolicy
 from keyd.report import NOT_SIGNING, Report
+from keyd.roles import AcceptedLoss, Roles
 from keyd.server.http import Pages
 from keyd.server.listeners import Door, open_door
 from keyd.server.metrics import Metrics
@@ -274,6 +275,15 @@ class Daemon:
             clock=self._clock,
             new_id=new_approval_id,
         )
+        roles = Roles(
+            gate=self._gate,
+            registry=store.registry,
+            marks=store.marks,
+            approvals=approvals,
+            audit=self._log,
+            clock=self._clock,
+            accept_loss=self._accept_loss,
+        )
         for room in (approvals, signing, self._enrolment, keys, tokens):
             self._stack.push_async_callback(room.drain)
         return build_services(
@@ -282,6 +292,7 @@ class Daemon:
             tokens=tokens,
             approvals=approvals,
             ceremonies=ceremonies,
+            roles=roles,
             audit=LogReads(self._log, store),
             authorize=self._gate.authorize,
             policy=lambda: self._policy,
@@ -331,6 +342,16 @@ class Daemon:
         ]
         signer = LogSigner(VerifierKey.from_public_key(origin, public_key), self._log_key.sign)
         self._log.checkpointer.set_signers([signer], older)
+
+    async def _accept_loss(
+        self, caller: Caller, said: str, effects: tuple[Effect, ...]
+    ) -> AcceptedLoss:
+        loss = self._log.loss
+        receipt = await self._log.accept_checkpoint(caller, said, effects)
+        origin = self._log.checkpointer.origin
+        return (
+            AcceptedLoss(loss, origin, receipt.index) if receipt else AcceptedLoss("", origin, -1)
+        )
 
     def _newest_checkpoint(self) -> str:
         newest = self._log.checkpointer.newest

@@ -17,8 +17,19 @@ from keyd.keyfields import NewKey
 from keyd.keys import Keys
 from keyd.logkey import LogKey
 from keyd.markbook import MarkBook
-from keyd.model import Binding, Caller, Key, KeyAlgorithm, Policy, Principal
+from keyd.model import (
+    Binding,
+    Caller,
+    Effect,
+    EntryDraft,
+    Key,
+    KeyAlgorithm,
+    Outcome,
+    Policy,
+    Principal,
+)
 from keyd.policy import parse_policy
+from keyd.roles import AcceptedLoss, Roles
 from keyd.signing import Signing
 from keyd.tokens import Tokens
 from tests.fakes import FakeClock, FakeDevice, FakeToken
@@ -56,6 +67,7 @@ class Domain:
     gate: Gate
     approvals: Approvals
     marks: MarkBook
+    roles: Roles
     signing: Signing
     keys: Keys
     tokens: Tokens
@@ -121,6 +133,23 @@ def a_domain(policy: Policy | None = None) -> Iterator[Domain]:
             look_s=0.01,
         )
         marks = MarkBook(audit, workers=workers)
+
+        async def accept_loss(
+            caller: Caller, said: str, effects: tuple[Effect, ...]
+        ) -> AcceptedLoss:
+            entry = EntryDraft("checkpoint-accept", Outcome.ALLOWED, caller, said=said)
+            receipt = await audit.record(entry, effects)
+            return AcceptedLoss("entries are lost", "keyd.example/2", receipt.index)
+
+        roles = Roles(
+            gate=gate,
+            registry=audit,
+            marks=audit,
+            approvals=approvals,
+            audit=audit,
+            clock=clock,
+            accept_loss=accept_loss,
+        )
         domain = Domain(
             audit=audit,
             device=device,
@@ -128,6 +157,7 @@ def a_domain(policy: Policy | None = None) -> Iterator[Domain]:
             gate=gate,
             approvals=approvals,
             marks=marks,
+            roles=roles,
             signing=Signing(
                 gate=gate,
                 registry=audit,

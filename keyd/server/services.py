@@ -14,6 +14,7 @@ from keyd.approvals import Approvals
 from keyd.ceremonies import Ceremonies
 from keyd.keys import Keys
 from keyd.model import Clock, Policy
+from keyd.roles import Roles
 from keyd.server.approvals import ApprovalServicer
 from keyd.server.audit import AuditReads, AuditServicer, Authorize
 from keyd.server.call import Calls, Resolver
@@ -22,17 +23,27 @@ from keyd.server.health import Health
 from keyd.server.keys import KeyServicer
 from keyd.server.limits import Limits
 from keyd.server.metrics import Metrics
+from keyd.server.roles import RoleServicer
 from keyd.server.signing import CheckpointNews, SigningCore, SigningServicer
 from keyd.server.tokens import TokenServicer
 from keyd.server.wire.audit import StatusReport
 from keyd.tokens import Tokens
-from keyd.v1 import approvals_pb2, audit_pb2, ceremonies_pb2, keys_pb2, signing_pb2, tokens_pb2
+from keyd.v1 import (
+    approvals_pb2,
+    audit_pb2,
+    ceremonies_pb2,
+    keys_pb2,
+    roles_pb2,
+    signing_pb2,
+    tokens_pb2,
+)
 
 _SIGNING = signing_pb2.DESCRIPTOR.services_by_name["SigningService"]
 _KEYS = keys_pb2.DESCRIPTOR.services_by_name["KeyService"]
 _TOKENS = tokens_pb2.DESCRIPTOR.services_by_name["TokenService"]
 _APPROVALS = approvals_pb2.DESCRIPTOR.services_by_name["ApprovalService"]
 _AUDIT = audit_pb2.DESCRIPTOR.services_by_name["AuditService"]
+_ROLES = roles_pb2.DESCRIPTOR.services_by_name["RoleService"]
 _CEREMONIES = ceremonies_pb2.DESCRIPTOR.services_by_name["CeremonyService"]
 
 
@@ -64,6 +75,7 @@ def build_services(
     tokens: Tokens,
     approvals: Approvals,
     ceremonies: Ceremonies,
+    roles: Roles,
     audit: AuditReads,
     authorize: Authorize,
     policy: Callable[[], Policy],
@@ -89,6 +101,7 @@ def build_services(
             (_TOKENS, TokenServicer(tokens)),
             (_APPROVALS, ApprovalServicer(approvals, limits, ended)),
             (_CEREMONIES, CeremonyServicer(ceremonies)),
+            (_ROLES, RoleServicer(roles)),
             (
                 _AUDIT,
                 AuditServicer(

@@ -59,6 +59,7 @@ from keyd.model import (
 )
 from keyd.model import Limits as RoleLimits
 from keyd.policy import parse_policy
+from keyd.roles import Roles
 from keyd.server.limits import Limits
 from keyd.server.metrics import Metrics
 from keyd.server.services import Services, add_services, build_services
@@ -67,9 +68,10 @@ from keyd.tokens import Tokens
 from keyd.v1.approvals_pb2_grpc import ApprovalServiceStub
 from keyd.v1.audit_pb2_grpc import AuditServiceStub
 from keyd.v1.keys_pb2_grpc import KeyServiceStub
+from keyd.v1.roles_pb2_grpc import RoleServiceStub
 from keyd.v1.signing_pb2_grpc import SigningServiceStub
 from keyd.v1.tokens_pb2_grpc import TokenServiceStub
-from tests.domain import Domain
+from tests.domain import Domain, a_domain
 from tests.fakes_audit import MemoryAudit
 from tests.fakes_consent import verify_fake_consent
 
@@ -412,6 +414,7 @@ class Stubs:
         self.keys = KeyServiceStub(channel)
         self.tokens = TokenServiceStub(channel)
         self.approvals = ApprovalServiceStub(channel)
+        self.roles = RoleServiceStub(channel)
         self.audit = AuditServiceStub(channel)
         self.channel = channel
 
@@ -451,6 +454,7 @@ async def api_daemon(
         tokens=tokens,
         approvals=domain.approvals if domain else _no_approvals(),
         ceremonies=FakeCeremonies(),
+        roles=domain.roles if domain else _no_roles(),
         audit=reads,
         authorize=policy.authorize,
         policy=lambda: policy,
@@ -467,6 +471,12 @@ async def api_daemon(
         yield daemon
     finally:
         await services.drain(daemon.servers, 0.2)
+
+
+def _no_roles() -> Roles:
+    """Roles of which nothing is known, behind a policy without grants."""
+    with a_domain(parse_policy("", "policy.toml")) as domain:
+        return domain.roles
 
 
 def _no_approvals() -> Approvals:
