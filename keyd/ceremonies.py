@@ -262,6 +262,7 @@ class Ceremonies:
             rule=rule,
             policy_hash=self._gate.policy_hash,
             said=said,
+            message=f"{ceremony.repository}: {f'{was} -> ' if was else ''}{ceremony.phase}",
             details=details,
         )
 

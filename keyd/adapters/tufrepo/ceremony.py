@@ -25,6 +25,7 @@ from tuf.api.metadata import Metadata, Root
 from keyd.adapters.tufrepo import published as reading
 from keyd.adapters.tufrepo.ceremony_check import check_root, check_state
 from keyd.adapters.tufrepo.ceremony_draft import (
+    check_followers,
     lacking,
     published_root,
     rehearse,
@@ -169,8 +170,15 @@ class Work:
                     "the published root says all of this already",
                     hint=f"keydctl tuf ceremony abort {self._where}",
                 )
-            path = change.folder.staged_files()["root"]
-            payload = reading.parse(path, Root).signed_bytes
+            staged = reading.parse(change.folder.staged_files()["root"], Root)
+            assert change.published is not None
+            can_sign = self._keys().can_sign(self.repository.settings.signers)
+            try:
+                check_followers(change.published, staged.signed, can_sign)
+            except RepositoryError:
+                change.folder.unstage("root")
+                raise
+            payload = staged.signed_bytes
         parse_document(payload)
         self._advance(Phase.CONSENT, draft=payload)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 from securesystemslib.signer import Key as TufKey
@@ -10,9 +11,10 @@ from securesystemslib.signer import SSlibKey
 from tuf.api.metadata import Metadata, Root
 
 from keyd.adapters.tuf import public_key_der
+from keyd.adapters.tufrepo import edits
 from keyd.adapters.tufrepo.ceremony_plan import Plan
 from keyd.adapters.tufrepo.change import Change
-from keyd.adapters.tufrepo.published import Published
+from keyd.adapters.tufrepo.published import Published, verifies
 from keyd.content import canonical
 from keyd.errors import RepositoryError
 
@@ -51,6 +53,32 @@ def lacking(before: Root, draft: Metadata[Root]) -> int:
             for judge in (before, draft.signed)
         ),
     )
+
+
+def check_followers(state: Published, draft: Root, can_sign: Callable[[TufKey], bool]) -> None:
+    """Refuse a root that could never be published, before anybody signs it.
+
+    Where the new root does not accept what is published, that has to be signed anew, by enough of
+    the old keys too: else clients would find an invalid repository between two renames.
+
+    Raises:
+        RepositoryError: naming the role.
+    """
+    files: dict[str, Metadata[Any]] = {
+        "targets": state.targets["targets"],
+        "snapshot": state.snapshot,
+        "timestamp": state.timestamp,
+    }
+    for role, metadata in files.items():
+        keys = edits.role_keys(state.root.signed, role)
+        able = sum(can_sign(key) for key in keys)
+        if not verifies(draft, role, metadata) and able < state.root.signed.roles[role].threshold:
+            raise RepositoryError(
+                f"the old keys of {role} cannot sign, so no order of publishing keeps the "
+                "repository valid",
+                hint=f"abort this ceremony, and use: keydctl tuf rotate DIR {role} --without-old",
+                role=role,
+            )
 
 
 def named_keys(state: Published) -> set[bytes]:

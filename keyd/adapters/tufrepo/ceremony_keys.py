@@ -5,7 +5,7 @@ Facts ``new 0``, ``new 1``, ...: KEY/versions/N, the new version of each rotatio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -106,6 +106,22 @@ class Keys:
                 self.client.disable(held.name, version.number, reason=reason)
                 notes.append(f"disabled {version.name}: nothing published names it any more")
         return notes
+
+    def can_sign(self, signers: Mapping[str, str]) -> Callable[[TufKey], bool]:
+        """Whether a key is within reach. ``signers``: keyid -> URI, for keys held elsewhere."""
+        enabled = {
+            version.public_key
+            for held in self.client.list_keys()
+            for version in held.versions
+            if version.state is VersionState.ENABLED
+        }
+
+        def answer(key: TufKey) -> bool:
+            uri = signers.get(key.keyid, "")
+            elsewhere = bool(uri) and not _held_here(uri)
+            return elsewhere or any(der in enabled for der in _ders([key]))
+
+        return answer
 
     def _get(self, name: str) -> tuple[Key, KeyVersion]:
         key, _, number = name.rpartition("/versions/")

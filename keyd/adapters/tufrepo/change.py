@@ -158,6 +158,8 @@ class Change:
         old = self.published
         former = old.targets if old else {}
         changed = [role for role, made in state.targets.items() if made is not former.get(role)]
+        if self.check is not None:
+            self.check(state)
         report.published = publish(self.folder, old, state, changed)
         self.published = state
         for role in self._done(state):
