@@ -3,9 +3,11 @@ the signature for that."""
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -26,6 +28,9 @@ from keyd.model import (
 from keyd.plan import Plan, Ruling
 from keyd.rules import Asked, History, Verdict
 
+_JUDGE_AT_ONCE_BYTES = 64 * 1024
+"""Larger documents are judged on a worker thread: limits on paths look at every target."""
+
 _NO_VERDICT = Verdict(effect=None)
 _NO_LIMITS = Limits(max_expiry_days=0)
 _NO_HISTORY = History()
@@ -41,11 +46,14 @@ class Judging:
         registry: Registry,
         approvals: Approvals,
         clock: Clock,
+        workers: Executor,
     ) -> None:
+        """``workers``: threads that compare large documents."""
         self._gate = gate
         self._registry = registry
         self._approvals = approvals
         self._clock = clock
+        self._workers = workers
 
     async def rule(
         self, caller: Caller, plans: Sequence[Plan], book: MarkBook, reserved: ExitStack
@@ -97,7 +105,8 @@ class Judging:
         self, plan: Plan, book: MarkBook
     ) -> tuple[Verdict, History, Reservation | None]:
         """What the rules say. From the last ``await`` on nobody else has a turn, so that the
-        verdict and the reservation are of one moment."""
+        verdict and the reservation are of one moment: what was judged on a worker thread counts
+        only if nothing has changed since."""
         terms, payload = plan.terms, plan.request.message
         context = terms.context
         found = rules.read(plan.reading, terms.key, context)
@@ -113,14 +122,30 @@ class Judging:
         now = self._clock.now()
         if not isinstance(found, Document):
             return rules.judge(asked, _NO_HISTORY, _NO_LIMITS, now), _NO_HISTORY, None
-        history = await book.history(context.repository, context.role)
-        book.check_free(context.repository, context.role, found.version, asked.digest)
         limits = self._gate.limits(context, found.dialect.value)
-        verdict = rules.judge(asked, history, limits, now)
+        early: tuple[History, Verdict] | None = None
+        if len(payload) > _JUDGE_AT_ONCE_BYTES:
+            history = await self._look(book, asked, found)
+            judged = asyncio.get_running_loop().run_in_executor(
+                self._workers, rules.judge, asked, history, limits, now
+            )
+            early = history, await judged
+        history = await self._look(book, asked, found)
+        if early is not None and early[0] == history:
+            verdict = early[1]
+        else:
+            verdict = rules.judge(asked, history, limits, now)
         if verdict.effect is None:
             return verdict, history, None
         alone = bool(verdict.grave)
         return verdict, history, book.reserve(verdict.effect, found, now, alone=alone)
+
+    async def _look(self, book: MarkBook, asked: Asked, document: Document) -> History:
+        """The history to judge by, unless others have to be waited for."""
+        repository, role = asked.context.repository, asked.context.role
+        history = await book.history(repository, role)
+        book.check_free(repository, role, document.version, asked.digest)
+        return history
 
     def _is_root_key(self, repository: str, spki: bytes) -> bool:
         version = self._registry.find_public_key(spki)

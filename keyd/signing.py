@@ -89,7 +89,9 @@ class Signing:
         self._planning = Planning(
             gate=gate, registry=registry, audit=audit, read_content=read_content, workers=workers
         )
-        self._judging = Judging(gate=gate, registry=registry, approvals=approvals, clock=clock)
+        self._judging = Judging(
+            gate=gate, registry=registry, approvals=approvals, clock=clock, workers=workers
+        )
         self._release = Release(gate=gate, registry=registry, audit=audit)
         self._running: set[asyncio.Task[list[Signed | KeydError]]] = set()
 

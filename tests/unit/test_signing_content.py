@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -108,14 +112,52 @@ async def test_a_large_payload_is_read_on_a_worker_and_judged_like_a_small_one(
     domain: Domain,
 ) -> None:
     await a_bound_key(domain)
-    large = targets(5, *(f"packages/file-{n}.tar.gz" for n in range(500)))
-    assert len(large) > 32 * 1024
+    large = targets(5, *(f"packages/file-{n}.tar.gz" for n in range(1000)))
+    assert len(large) > 64 * 1024
 
     await domain.signing.sign(CI, ask(KEY, large))
     with pytest.raises(VersionTakenError):
         await domain.signing.sign(CI, ask(KEY, large.replace(b"07" * 32, b"08" * 32, 1)))
 
     assert mark_of(domain).newest.digest.hex() == sha256(large)
+
+
+class LateWorkers(ThreadPoolExecutor):
+    """Threads that begin when they are let."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        self.asked = asyncio.Event()
+        self.go_on = threading.Event()
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **fields: Any) -> Future[Any]:
+        self.asked.set()
+
+        def later() -> Any:
+            assert self.go_on.wait(5)
+            return work(*args, **fields)
+
+        return super().submit(later)
+
+
+async def test_a_large_payload_that_loses_while_it_is_judged_is_judged_again(
+    domain: Domain,
+) -> None:
+    await a_bound_key(domain)
+    large = targets(5, *(f"packages/file-{n}.tar.gz" for n in range(1000)))
+
+    with LateWorkers(1) as late:
+        domain.signing._judging._workers = late
+        slow = asyncio.create_task(domain.signing.sign(CI, ask(KEY, large)))
+        await asyncio.wait_for(late.asked.wait(), 5)
+        await domain.signing.sign(CI, ask(KEY, targets(5)))
+        late.go_on.set()
+
+        with pytest.raises(VersionTakenError) as e:
+            await slow
+
+    assert e.value.facts["signed_digest"] == sha256(targets(5))
+    assert mark_of(domain).newest.digest.hex() == sha256(targets(5))
 
 
 async def test_a_stranger_learns_nothing_of_rules_and_marks(domain: Domain) -> None:
