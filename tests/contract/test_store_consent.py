@@ -413,6 +413,20 @@ def test_a_repository_has_one_open_ceremony(store: Store) -> None:
     assert each(store, again) == [CONFLICT]
 
 
+def test_a_ceremony_that_is_taken_up_again_in_the_group_that_ends_the_next_one(
+    store: Store,
+) -> None:
+    each(store, starting("c1"))
+    each(store, going_on(store, "c1", Phase.ABORTED), starting("c2"))
+    noted = going_on(store, "c1", Phase.ABORTED, facts={"why": "wrong key"})
+    again = PutCeremony(replace(noted.ceremony, phase=Phase.PLAN, step=noted.ceremony.step + 1))
+
+    results = together(store, noted, going_on(store, "c2", Phase.ABORTED), again)
+
+    assert results == ["", "", ""]
+    assert store.ceremonies.find_ceremony("c1") == again.ceremony
+
+
 def test_a_ceremony_starts_at_step_one_and_stays_in_its_repository(store: Store) -> None:
     late = replace(starting().ceremony, step=2)
     assert each(store, PutCeremony(late), starting(), starting()) == [CONFLICT, "", CONFLICT]

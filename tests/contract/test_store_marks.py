@@ -274,7 +274,7 @@ async def test_a_server_may_sign_its_online_roles_anew_until_they_are_known_publ
     assert await store.marks.load_contents("acme", role) == MarkContents(b"again", b"first")
 
     # The old bytes come back: they were complete, so they are.
-    each(store, signing(5, b"first", role))
+    each(store, signing(5, b"first", role, needs=one_of_b))
     mark = get(store, role)
     assert (mark.reissued, mark.state, mark.newest) == (2, COMPLETE, marked(5, b"first", role))
 
