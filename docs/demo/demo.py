@@ -1,5 +1,8 @@
 """make demo: release files become a TUF repository whose keys never leave a token.
 
+Nothing of root is signed before a second person, bob at a socket of his own, has consented; and
+what would split or trick clients is refused.
+
 Everything it makes is under one folder (build/demo unless --dir says otherwise): the daemon with
 its SoftHSM token, the repository, and two clients. A second run goes on with the same folder, or
 makes a new one. It uses the commands a person would use, and python-tuf's own client; nothing of
@@ -11,6 +14,7 @@ from __future__ import annotations
 import argparse
 import base64
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -35,6 +39,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from tuf.api.exceptions import DownloadError, RepositoryError
+from tuf.api.metadata import Metadata
 from tuf.ngclient import Updater
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +48,29 @@ START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
 COMMAND_TIMEOUT_S = 60.0
 BUILD_TIMEOUT_S = 120.0
+BOB = "bob"
+POLICY = f"""\
+[[grant]]
+name = "developer"
+principals = ["socket:dev"]
+actions = ["admin", "signer"]
+keys = ["*"]
+tokens = ["*"]
+
+[[grant]]
+name = "{BOB}"
+principals = ["socket:{BOB}"]
+actions = ["approver"]
+keys = ["*"]
+
+# Nothing is signed as root before somebody else has looked at it.
+[[rule]]
+name = "two-for-root"
+keys = ["acme/root"]
+actions = ["sign"]
+approvals = 1
+"""
+NEEDS_PEOPLE = 3
 SOCKET_PATH_BYTES = 107  # sun_path of Linux, less its final NUL
 
 
@@ -91,20 +119,63 @@ class Demo:
             "XDG_STATE_HOME": str(self.folder / "state-home"),
         }
 
-    def keydctl(self, *words: str | Path) -> Any:
-        """Run keydctl with --json; its answer."""
-        done = subprocess.run(
+    def run_keydctl(
+        self, *words: str | Path, as_bob: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        """Run keydctl with --json, as oneself or as bob."""
+        env = self.env
+        if as_bob:
+            env["KEYD_ENDPOINT"] = f"unix:{self.daemon}/run/{BOB}.sock"
+            env["XDG_STATE_HOME"] = str(self.folder / "state-home-of-bob")
+        return subprocess.run(
             [sys.executable, "-m", "keyd.cli.keydctl", *map(str, words), "--json"],
-            env=self.env,
+            env=env,
             capture_output=True,
             text=True,
             timeout=COMMAND_TIMEOUT_S,
             stdin=subprocess.DEVNULL,
             check=False,
         )
+
+    def keydctl(self, *words: str | Path, as_bob: bool = False) -> Any:
+        """Run keydctl; its answer."""
+        done = self.run_keydctl(*words, as_bob=as_bob)
         if done.returncode != 0:
             raise DemoError(f"keydctl {' '.join(map(str, words))}: {done.stderr.strip()}")
         return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def with_consent(self, *words: str | Path) -> Any:
+        """Run keydctl; bob consents to what needs it, then the same command finishes it."""
+        done = self.run_keydctl(*words)
+        if done.returncode == NEEDS_PEOPLE:
+            (waiting,) = json.loads(done.stdout)["waiting"]
+            consent(self, waiting)
+        elif done.returncode == 0:
+            return json.loads(done.stdout)
+        return self.keydctl(*words)
+
+    def refused(self, *words: str | Path) -> tuple[str, str]:
+        """Run keydctl, which has to be refused: the reason and the way out."""
+        done = self.run_keydctl(*words)
+        expect(done.returncode != 0, f"keydctl {' '.join(map(str, words))} was not refused")
+        error = json.loads(done.stderr.splitlines()[-1])["error"]
+        reason, hint = error["facts"].get("rule", error["reason"]), error["hint"]
+        expect(hint, f"no way out is named: {error}")
+        return str(reason), str(hint)
+
+
+def consent(demo: Demo, waiting: dict[str, Any]) -> None:
+    """Bob works out himself what he consents to, from the file that waits."""
+    approvals = [m["approval"] for m in waiting["missing"] if m["approval"]]
+    expect(approvals, f"nothing waits for consent: {waiting}")
+    staged: Metadata[Any] = Metadata.from_file(waiting["file"])
+    digest = hashlib.sha256(staged.signed_bytes).hexdigest()
+    for approval in approvals:  # One for each key that signs: a rotation has the old and the new.
+        demo.keydctl("approve", approval, "--digest", digest, "--yes", as_bob=True)
+    say(
+        f"{waiting['role']} {waiting['version']} waited until {BOB} had consented to "
+        f"{len(approvals)} signature(s) over sha256:{digest[:16]}..."
+    )
 
 
 @contextmanager
@@ -115,11 +186,24 @@ def running_daemon(demo: Demo) -> Iterator[None]:
         f"{demo.socket} is too long a path for a socket; give a shorter folder with --dir",
     )
     demo.daemon.mkdir(mode=0o700, parents=True, exist_ok=True)
+    policy = demo.daemon / "policy.toml"
+    if not policy.exists():
+        policy.write_text(POLICY)
+        policy.chmod(0o600)
     log = demo.folder / "daemon.log"
     began = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "keyd.cli.server", "dev", "--dir", str(demo.daemon)],
+            [
+                sys.executable,
+                "-m",
+                "keyd.cli.server",
+                "dev",
+                "--dir",
+                str(demo.daemon),
+                "--person",
+                BOB,
+            ],
             env=demo.env,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -241,7 +325,7 @@ def make_repository(demo: Demo, releases: Sequence[Path]) -> None:
         demo.keydctl("tuf", "refresh", demo.repository)
         say(f"went on with the repository of the former run in {demo.repository}")
     else:
-        demo.keydctl("tuf", "init", demo.repository, "--repository", "acme")
+        demo.with_consent("tuf", "init", demo.repository, "--repository", "acme")
         say("made a TUF repository: root, targets, snapshot and timestamp signed by keyd: signers")
     demo.keydctl("tuf", "add", demo.repository, *releases, "--prefix", "keyd")
     verified = demo.keydctl("tuf", "verify", demo.repository)
@@ -251,7 +335,7 @@ def make_repository(demo: Demo, releases: Sequence[Path]) -> None:
 def rotate(demo: Demo, client: Client, url: str, role: str, target: str, original: Path) -> None:
     """Rotate a role's key; the client, which knows the old root, follows."""
     before = client.trusted_root()
-    rotated = demo.keydctl("tuf", "rotate", demo.repository, role)
+    rotated = demo.with_consent("tuf", "rotate", demo.repository, role)
     got = client.download(url, target)
     expect(got.read_bytes() == original.read_bytes(), f"the client got another {target}")
     after = client.trusted_root()
@@ -261,6 +345,35 @@ def rotate(demo: Demo, client: Client, url: str, role: str, target: str, origina
         f"rotated {role} to {rotated['activated']}: the same client went from root {before} to "
         f"{after} and verified {Path(target).name} again"
     )
+
+
+def refuse_to_sign(demo: Demo) -> None:
+    """What a bound key does not sign, whoever asks; each refusal names a way out."""
+    targets = _newest(demo, "targets")
+    draft: Metadata[Any] = Metadata.from_file(str(targets))
+    draft.signed.unrecognized_fields["x-note"] = "not what was published"
+    payload = demo.folder / "other-targets"
+    payload.write_bytes(draft.signed_bytes)
+    reason, hint = demo.refused(
+        *("sign", payload, "--key", "acme/targets", "--context", "acme:targets"),
+        *("--encoding", "der"),
+    )
+    expect(reason == "VERSION_TAKEN", f"refused as {reason}")
+    say(f"other bytes as targets {draft.signed.version} are refused ({reason}); instead: {hint}")
+    payload.unlink()
+    root: Metadata[Any] = Metadata.from_file(str(_newest(demo, "root")))
+    digest = hashlib.sha256(root.signed_bytes).hexdigest()
+    reason, hint = demo.refused(
+        *("sign", "--digest", f"sha256:{digest}", "--key", "acme/root"),
+        *("--context", "acme:root", "--encoding", "der"),
+    )
+    expect(reason == "digest-only", f"refused as {reason}")
+    say(f"a root of which only the digest is shown is refused ({reason}); instead: {hint}")
+
+
+def _newest(demo: Demo, role: str) -> Path:
+    files = (demo.repository / "metadata").glob(f"*.{role}.json")
+    return max(files, key=lambda path: int(path.name.split(".")[0]))
 
 
 def refuse_tampered(demo: Demo, shipped_root: bytes, target: str) -> None:
@@ -391,6 +504,7 @@ def run(demo: Demo) -> None:
             say(f"tuf.ngclient.Updater downloaded and verified {target} over {url}")
             rotate(demo, client, url, "targets", target, releases[-1])
             rotate(demo, client, url, "root", target, releases[-1])
+        refuse_to_sign(demo)
         refuse_tampered(demo, shipped_root, target)
         check_log(demo)
         check_secrecy(demo)

@@ -90,7 +90,14 @@ def run_command(config: Path) -> None:
 )
 @click.option("--tcp", metavar="HOST:PORT", help="Listen there too, with mutual TLS.")
 @click.option("--hosts", type=click.IntRange(1, 32), default=1, help="Token host processes.")
-def dev(folder: Path, tcp: str | None, hosts: int) -> None:
+@click.option(
+    "--person",
+    "persons",
+    multiple=True,
+    metavar="NAME",
+    help="Listen at DIR/run/NAME.sock too: somebody whose consent counts.",
+)
+def dev(folder: Path, tcp: str | None, hosts: int, persons: tuple[str, ...]) -> None:
     """Run a daemon for development, all in one folder.
 
     It makes a SoftHSM token and one socket; there is nothing to set up.
@@ -101,11 +108,13 @@ def dev(folder: Path, tcp: str | None, hosts: int) -> None:
     from keyd.cli.server_run import run_daemon
     from keyd.config import load_config
 
-    made = make_folder(folder, tcp=tcp, hosts=hosts, now=datetime.now(UTC))
+    made = make_folder(folder, tcp=tcp, hosts=hosts, now=datetime.now(UTC), persons=persons)
 
     def ready() -> None:
         say(f"{PROGRAM}: development daemon is ready; in another shell:")
         say(f"  export KEYD_ENDPOINT=unix:{made.socket}")
+        for person in persons:
+            say(f"  for {person}: KEYD_ENDPOINT=unix:{made.socket.with_name(person)}.sock")
 
     run_daemon(load_config(made.config), dev=True, ready=ready)
 

@@ -1,19 +1,21 @@
 """`keyd-server dev`: everything a daemon needs, made under one folder.
 
 DIR/keyd.toml     written anew at each start, from the options
-DIR/policy.toml   written once: the socket's principal is admin and signer
+DIR/policy.toml   written once: the socket's principal is admin and signer, each person an approver
 DIR/origin        the log's name, random, so that no client takes the log of a new folder for a
                   continuation of another's
 DIR/pin           the token's PIN, random, 0600
 DIR/tokens        SoftHSM's store; DIR/softhsm2.conf leads there
 DIR/state         registry and log; DIR/checkpoint is the newest checkpoint
-DIR/run/keyd.sock the socket
+DIR/run/keyd.sock the socket; DIR/run/NAME.sock with --person NAME, for a second person's consent
 DIR/tls           with --tcp: a CA of its own and the daemon's certificate
 """
 
 from __future__ import annotations
 
+import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -39,14 +41,23 @@ class DevFolder:
     socket: Path
 
 
-def make_folder(folder: Path, *, tcp: str | None, hosts: int, now: datetime) -> DevFolder:
+def make_folder(
+    folder: Path, *, tcp: str | None, hosts: int, now: datetime, persons: Sequence[str] = ()
+) -> DevFolder:
     """Make what is missing in the folder, and its keyd.toml.
 
-    ``tcp``: HOST:PORT of a second listener, or None. ``hosts``: token host processes.
+    ``tcp``: HOST:PORT of a second listener, or None. ``hosts``: token host processes. ``persons``:
+    names of people with sockets of their own.
 
     Raises:
         ConfigError: SoftHSM is missing, or the folder cannot be used.
     """
+    for person in persons:
+        if not re.fullmatch(r"[a-z0-9-]{1,32}", person) or person in ("dev", "keyd"):
+            raise ConfigError(
+                f"{person!r} cannot be the name of a person here",
+                hint="use up to 32 of a-z, 0-9 and '-', and neither dev nor keyd",
+            )
     folder = folder.absolute()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,7 +67,8 @@ def make_folder(folder: Path, *, tcp: str | None, hosts: int, now: datetime) -> 
     conf = _make_token(folder, module)
     policy = folder / "policy.toml"
     if not policy.exists():
-        write_new_file(policy, starter_policy(PRINCIPAL).encode(), mode=0o600)
+        text = starter_policy(PRINCIPAL) + "".join(map(_approver_grant, persons))
+        write_new_file(policy, text.encode(), mode=0o600)
     made = DevFolder(folder / "keyd.toml", folder / "run" / "keyd.sock")
     text = starter_config(
         Starter(
@@ -76,6 +88,7 @@ def make_folder(folder: Path, *, tcp: str | None, hosts: int, now: datetime) -> 
     )
     # The starter ends inside its [[token]] table.
     text += f"hosts = {hosts}\n"
+    text += "".join(_person_listener(folder / "run", person) for person in persons)
     if tcp:
         text += _tcp_listener(folder / "tls", tcp, now)
     made.config.write_text("# Written at each start of `keyd-server dev`.\n" + text)
@@ -116,6 +129,26 @@ def _make_token(folder: Path, module: Path) -> Path:
     create_token(module, conf, TOKEN, so_pin, Pin(pin_file.read_text().strip()))
     done.touch(mode=0o600)
     return conf
+
+
+def _person_listener(folder: Path, person: str) -> str:
+    """A [[listener]] whose principal is socket:PERSON."""
+    return f"""
+[[listener]]
+kind = "unix"
+path = "{folder / f"{person}.sock"}"
+principal = "socket:{person}"
+"""
+
+
+def _approver_grant(person: str) -> str:
+    return f"""
+[[grant]]
+name = "{person}"
+principals = ["socket:{person}"]
+actions = ["approver"]
+keys = ["*"]
+"""
 
 
 def _tcp_listener(folder: Path, address: str, now: datetime) -> str:
