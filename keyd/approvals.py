@@ -206,12 +206,10 @@ class Approvals(Voting):
 
     def details(self, consent: Sequence[Effect]) -> dict[str, str]:
         """What the entry of the action says of the consent it uses up: ``approval`` and
-        ``approvers``; nothing where there was none."""
-        for effect in consent:
-            if isinstance(effect, CloseApproval):
-                found = self._approvals.find_approval(effect.approval_id)
-                return use_details(found) if found else {"approval": effect.approval_id}
-        return {}
+        ``approvers``; nothing where there was none. Where it uses up several, all of them."""
+        ids = [effect.approval_id for effect in consent if isinstance(effect, CloseApproval)]
+        found = [a for a in map(self._approvals.find_approval, ids) if a is not None]
+        return use_details(found) if found else {}
 
     # ------------------------------------------------------------------------------- inside
 

@@ -102,10 +102,10 @@ def vote_details(approval: Approval, vote: Vote) -> dict[str, str]:
     )
 
 
-def use_details(approval: Approval) -> dict[str, str]:
-    """For the entry of what the approval allowed."""
-    approvers = ", ".join(vote.principal for vote in approval.votes)
-    return {"approval": approval.id, "approvers": approvers}
+def use_details(approvals: Sequence[Approval]) -> dict[str, str]:
+    """For the entry of what the approvals allowed."""
+    people = dict.fromkeys(vote.principal for a in approvals for vote in a.votes)
+    return {"approval": ", ".join(a.id for a in approvals), "approvers": ", ".join(people)}
 
 
 def requirement_line(requirement: Requirement) -> str:

@@ -232,7 +232,7 @@ class Voting(ApprovalReads):
                     raise _state_error(
                         approval,
                         f"{who} neither asked for {approval.id} nor approved it",
-                        f"to say no to it: keydctl approvals reject {approval.id}",
+                        f"to say no to it: keydctl reject {approval.id}",
                     )
             except KeydError as e:
                 await self._refuse(caller, "approval-revoke", approval_id, e)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -13,13 +14,16 @@ from pathlib import Path
 import grpc
 import pytest
 
+from keyd import sshsig
+from keyd.approvals import Approvals, new_approval_id
 from keyd.errors import (
     ApprovalNeededError,
     ApprovalNotFoundError,
     ApprovalStateError,
     InvalidRequestError,
 )
-from keyd.model import KeyAlgorithm, Principal
+from keyd.gate import Gate
+from keyd.model import Action, Caller, KeyAlgorithm, Principal
 from keyd.policy import parse_policy
 from keyd.v1 import approvals_pb2 as pb
 from keyd.v1 import keys_pb2
@@ -225,3 +229,46 @@ async def test_watching_ends_when_the_daemon_drains(tmp_path: Path, domain: Doma
             daemon.services.ended.set()
 
             assert await asyncio.wait_for(waiting, 5) is grpc.aio.EOF
+
+
+async def test_consent_is_signed_with_ssh_keygen_and_stands_in_the_log(
+    tmp_path: Path, domain: Domain
+) -> None:
+    for name in ("alice", "mallory"):
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)]
+        subprocess.run(command, check=True, timeout=20)
+    line = (tmp_path / "alice.pub").read_text().strip()
+    policy = parse_policy(
+        POLICY
+        + CONSENT.replace("approvals = 2", "approvals = 1\nsigned = true")
+        + f'[[approver]]\nprincipal = "email:alice@example.org"\nssh_keys = ["{line}"]\n',
+        "policy.toml",
+    )
+    approvals = Approvals(
+        gate=Gate(policy, domain.audit, domain.audit),
+        policy=policy,
+        approvals=domain.audit,
+        audit=domain.audit,
+        clock=domain.clock,
+        check_clock=lambda: None,
+        new_id=new_approval_id,
+        verify_signature=sshsig.verify,
+    )
+    admin, alice = Caller(WHO["admin"], "req-1"), Caller(WHO["alice"], "req-2")
+    with pytest.raises(ApprovalNeededError) as needed:
+        await approvals.consent_to(admin, Action.ROTATE, "acme/root", {"version": 2})
+    shown = await approvals.get(alice, needed.value.facts["approval"])
+    id, digest = shown.approval.id, shown.approval.digest
+    text = shown.approval.consent_text("email:alice@example.org")
+
+    with pytest.raises(InvalidRequestError):
+        forged = sshsig.sign(text, tmp_path / "mallory")
+        await approvals.approve(alice, id, digest, signature=forged)
+    signature = sshsig.sign(text, tmp_path / "alice")
+    await approvals.approve(alice, id, digest, signature=signature)
+
+    details = domain.audit.drafts[-1].details
+    assert sshsig.verify(text, signature, "alice", [line]) == details["consent_signer"]
+    assert details["consent_text"].encode() == text
+    assert details["consent_signature_1"] == signature
+    assert await approvals.consent_to(admin, Action.ROTATE, "acme/root", {"version": 2})

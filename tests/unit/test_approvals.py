@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -869,6 +870,31 @@ async def test_a_consent_whose_caller_left_is_kept() -> None:
     await house.approvals.drain()
 
     assert await house.approvals.consent(root())
+
+
+async def test_an_action_that_takes_several_approvals_names_them_all() -> None:
+    house = a_house(NEEDS_ONE)
+    used: list[Effect] = []
+    for caller, operation in ((ALICE, root()), (BOB, root(payload=b"other"))):
+        id = await house.ask(operation)
+        await house.approve(caller, id, digest=operation.digest)
+        used += await house.approvals.consent(operation)
+
+    assert house.approvals.details(used) == {
+        "approval": "ap1, ap2",
+        "approvers": "email:alice@example.org, email:bob@example.org",
+    }
+
+
+async def test_the_text_to_sign_is_the_one_that_the_docs_show() -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "approvals.md").read_text()
+    (shown,) = (line for line in docs.splitlines() if line.startswith('{"action"'))
+    house = a_house()
+    text = (await house.stored(await house.ask())).consent_text("email:bob@example.org").decode()
+
+    assert list(json.loads(text)) == list(json.loads(shown))
+    assert json.dumps(json.loads(shown), separators=(",", ":")) == shown
+    assert json.loads(text)["principal"] == json.loads(shown)["principal"]
 
 
 def test_ids_cannot_be_guessed_and_need_no_quotes() -> None:
