@@ -8,27 +8,20 @@ constraints of the commit; a reservation that came to nothing leaves no trace.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from datetime import datetime
 from types import TracebackType
 from typing import TypeVar
 
-from keyd.content import parse_document
 from keyd.content.documents import TOP_LEVEL_ROLES, Document, Root, Targets
-from keyd.errors import ConflictError, ContentError, KeydError, VersionTakenError
+from keyd.errors import ConflictError, KeydError, VersionTakenError
+from keyd.markdocuments import CACHE_BYTES, MarkDocuments
 from keyd.model import ONLINE_ROLES, Mark, Marked, Marks, RecordMark
 from keyd.rules import History
 from keyd.rules.needs import find_holders
 from keyd.store.plan_marks import MarkPlan
 
-CACHE_BYTES = 16 * 1024 * 1024
-"""Payloads whose documents are kept in memory; parsed they take some times more."""
-
-_PARSE_AT_ONCE_BYTES = 16 * 1024
 _LOADS = 8
 """How often one role's contents are loaded for one history before others change them too fast."""
 _DELEGATORS = 32
@@ -75,7 +68,7 @@ class MarkBook:
         """``workers``: threads that parse large documents; None for the event loop's own."""
         self._marks = marks
         self._workers = workers
-        self._documents = _Documents(cache_bytes)
+        self._documents = MarkDocuments(marks, workers, cache_bytes)
         self._reserved: dict[tuple[str, str], list[Reservation]] = {}
         self._below: MarkBook | None = None
 
@@ -111,7 +104,7 @@ class MarkBook:
                         role=e.where[1],
                     ) from None
                 where = e.where
-            held |= await self._load(*where)
+            held |= await self._documents.load(*where)
 
     async def previous(self, repository: str, role: str) -> bytes:
         """The bytes of the last complete version, for people to compare with; or empty."""
@@ -241,34 +234,6 @@ class MarkBook:
                 raise _Missing(mark.repository, mark.role)
         return found if isinstance(found, kind) else None
 
-    async def _load(self, repository: str, role: str) -> dict[bytes, Document | None]:
-        """The documents behind a stored mark by digest; None where the mark has no bytes."""
-        before = self._marks.find_mark(repository, role)
-        contents = await self._marks.load_contents(repository, role)
-        found: dict[bytes, Document | None] = {}
-        for payload in {contents.newest, contents.complete} - {b""}:
-            digest = hashlib.sha256(payload).digest()
-            document = self._documents.find(digest)
-            try:
-                if document is None and len(payload) <= _PARSE_AT_ONCE_BYTES:
-                    document = parse_document(payload)
-                elif document is None:
-                    loop = asyncio.get_running_loop()
-                    document = await loop.run_in_executor(self._workers, parse_document, payload)
-            except ContentError as e:
-                raise ContentError(
-                    f"what is stored of {repository}:{role} cannot be read: {e.message}",
-                    hint=f"show what is published with: keydctl role import {repository}",
-                    problem=e.facts.get("problem", ""),
-                ) from e
-            self._documents.put(digest, document, len(payload))
-            found[digest] = document
-        if before is not None and before == self._marks.find_mark(repository, role):
-            for marked in (before.newest, before.complete):
-                if marked is not None:
-                    found.setdefault(marked.digest, None)
-        return found
-
 
 class _Missing(Exception):  # noqa: N818 - never leaves this module
     """A document that has to be loaded first."""
@@ -276,31 +241,6 @@ class _Missing(Exception):  # noqa: N818 - never leaves this module
     def __init__(self, repository: str, role: str) -> None:
         super().__init__(repository, role)
         self.where = (repository, role)
-
-
-class _Documents:
-    """Documents by the SHA-256 of their payload, those used last; bounded by payload bytes."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._size_bytes = 0
-        self._known: OrderedDict[bytes, tuple[Document, int]] = OrderedDict()
-
-    def find(self, digest: bytes) -> Document | None:
-        known = self._known.get(digest)
-        if known is None:
-            return None
-        self._known.move_to_end(digest)
-        return known[0]
-
-    def put(self, digest: bytes, document: Document, size_bytes: int) -> None:
-        if digest in self._known:
-            return
-        self._known[digest] = (document, size_bytes)
-        self._size_bytes += size_bytes
-        while self._size_bytes > self._limit_bytes:
-            _, (_, forgotten_bytes) = self._known.popitem(last=False)
-            self._size_bytes -= forgotten_bytes
 
 
 def _after(mark: Mark | None, effect: RecordMark, at: datetime) -> Mark | None:

@@ -146,6 +146,7 @@ async def test_a_large_payload_that_loses_while_it_is_judged_is_judged_again(
     await a_bound_key(domain)
     large = targets(5, *(f"packages/file-{n}.tar.gz" for n in range(1000)))
 
+    before = domain.token.signed
     with LateWorkers(1) as late:
         domain.signing._judging._workers = late
         slow = asyncio.create_task(domain.signing.sign(CI, ask(KEY, large)))
@@ -156,6 +157,7 @@ async def test_a_large_payload_that_loses_while_it_is_judged_is_judged_again(
         with pytest.raises(VersionTakenError) as e:
             await slow
 
+    assert domain.token.signed == before + 1, "it was refused before the token"
     assert e.value.facts["signed_digest"] == sha256(targets(5))
     assert mark_of(domain).newest.digest.hex() == sha256(targets(5))
 
