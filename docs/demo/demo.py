@@ -362,6 +362,7 @@ def refuse_to_sign(demo: Demo) -> None:
     say(f"other bytes as targets {draft.signed.version} are refused ({reason}); instead: {hint}")
     payload.unlink()
     root: Metadata[Any] = Metadata.from_file(str(_newest(demo, "root")))
+    root.signed.version += 1
     digest = hashlib.sha256(root.signed_bytes).hexdigest()
     reason, hint = demo.refused(
         *("sign", "--digest", f"sha256:{digest}", "--key", "acme/root"),
