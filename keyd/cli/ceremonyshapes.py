@@ -15,7 +15,6 @@ from keyd.adapters.tufrepo.ceremony_end import Aborted
 from keyd.adapters.tufrepo.ceremony_exchange import Imported
 from keyd.adapters.tufrepo.ceremony_keys import generated
 from keyd.adapters.tufrepo.inspection import RoleStatus
-from keyd.adapters.tufrepo.repository import Repository
 from keyd.cli import output
 from keyd.cli.tufshapes import missing_json
 from keyd.content.refusal import printable
@@ -159,13 +158,10 @@ def none_json(ended: Sequence[Ceremony]) -> dict[str, object]:
     return {"phase": "", "last": ceremony_json(ended[0]) if ended else None}
 
 
-def none_text(repository: Repository, ended: Sequence[Ceremony], folder: str) -> str:
+def none_text(name: str, ended: Sequence[Ceremony], folder: str) -> str:
     """That none is open, for people."""
     last = f"; the last one, {ended[0].id}, is {ended[0].phase}" if ended else ""
-    return (
-        f"no ceremony of {repository.settings.repository} is open{last}\n"
-        f"next: keydctl tuf ceremony start {folder}"
-    )
+    return f"no ceremony of {name} is open{last}\nnext: keydctl tuf ceremony start {folder}"
 
 
 def request_json(request: Request, path: Path) -> dict[str, object]:

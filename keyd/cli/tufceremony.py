@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from keyd.cli.exits import Exit
 from keyd.cli.settings import Group, Settings
 from keyd.cli.tufkeys import FOLDER, Session
 from keyd.errors import ConflictError, RepositoryError
-from keyd.model import Phase
+from keyd.model import Ceremony, Phase
 
 _DEFAULT_DAYS = 14
 _PHASES = [phase.value for phase in ORDER if phase.is_open]
@@ -114,7 +115,14 @@ def start(
 @click.pass_obj
 def resume(settings: Settings, folder: Path, until: str | None) -> int:
     """Go on with DIR's ceremony, until it is done or people are needed."""
-    return _go_on(settings, _work(Session(settings), folder), until)
+    session = Session(settings)
+    repository = _open(session, folder)
+    client = session.client()
+    name = repository.settings.repository
+    ended = client.list_ceremonies(name)
+    if ended and ended[0].phase is Phase.DONE:  # Perhaps by a run that was killed right then.
+        return _say_none(settings, ended, name, folder)
+    return _go_on(settings, Work(repository, client, ceremony.get_open(client, name)), until)
 
 
 def _go_on(settings: Settings, work: Work, until: str | None) -> int:
@@ -134,16 +142,18 @@ def status(settings: Settings, folder: Path) -> int:
     session = Session(settings)
     repository = _open(session, folder)
     client = session.client()
-    found = ceremony.find_open(client, repository.settings.repository)
+    name = repository.settings.repository
+    found = ceremony.find_open(client, name)
     if found is None:
-        ended = client.list_ceremonies(repository.settings.repository)
-        settings.answer(
-            shapes.none_json(ended), lambda: shapes.none_text(repository, ended, str(folder))
-        )
-        return Exit.DONE
+        return _say_none(settings, client.list_ceremonies(name), name, folder)
     standing = shapes.look(Work(repository, client, found))
     settings.answer(shapes.standing_json(standing), lambda: shapes.standing_text(standing))
     return Exit.NEEDS_PEOPLE if standing.waits else Exit.DONE
+
+
+def _say_none(settings: Settings, ended: Sequence[Ceremony], name: str, folder: Path) -> int:
+    settings.answer(shapes.none_json(ended), lambda: shapes.none_text(name, ended, str(folder)))
+    return Exit.DONE
 
 
 @ceremony_group.command()
