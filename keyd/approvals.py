@@ -17,11 +17,10 @@ import base64
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
-from keyd.consententries import approval_entry, request_details, requirement_line, use_details
-from keyd.consents import BUILT_IN, Shown, Standing
+from keyd.consententries import approval_entry, request_details, use_details
+from keyd.consents import Shown, Standing
 from keyd.content import MAX_PAYLOAD_BYTES
 from keyd.content.canonical import encode
 from keyd.errors import (
@@ -49,7 +48,7 @@ from keyd.model import (
     RemoveVote,
     Requirement,
 )
-from keyd.rules import Grave
+from keyd.operation import NO_CONTEXT, Operation, bound_to, objections, summary_of, why
 from keyd.voting import SignatureVerifier, Voting
 
 __all__ = ["Approvals", "Operation", "Shown", "Standing", "new_approval_id"]
@@ -58,31 +57,6 @@ MAX_OPEN = 1000
 MAX_OPEN_PER_REQUESTER = 100
 _MAX_SUMMARY_CHARS = 1000
 _RETRY_S = 60.0
-_NO_CONTEXT = Context()
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One thing that a caller wants done, with everything consent to it is bound to.
-
-    ``content``: the payload, or canonical JSON of the parameters; empty where ``digest`` is all
-    there is. ``digest``: SHA-256 of ``content``, or that digest. ``grave``: what keyd's own rules
-    want people to see. ``previous``: the last complete version of the same role. ``summary`` and
-    ``said``: for people, bound to nothing.
-    """
-
-    caller: Caller
-    action: Action
-    subject: str
-    content: bytes
-    digest: bytes
-    summary: str
-    key_version: int = 0
-    context: Context = _NO_CONTEXT
-    metadata_version: int = 0
-    grave: tuple[Grave, ...] = ()
-    previous: bytes = b""
-    said: str = ""
 
 
 def new_approval_id() -> str:
@@ -159,12 +133,12 @@ class Approvals(Voting):
         demanded = self._demanded(operation)
         found = self._find_open(operation) if demanded else None
         if found is None or self._clock.now() >= found.expires_at:
-            return _why(operation, demanded)
+            return why(operation, demanded)
         standing = self._consents.standing(found, demanded)
         if all(s.is_met for s in standing):
             return ()
         have = "; ".join(f"{s.have} of {s.requirement.needed}" for s in standing)
-        return (*_why(operation, demanded), f"approval {found.id} is open: {have} so far")
+        return (*why(operation, demanded), f"approval {found.id} is open: {have} so far")
 
     async def consent_to(
         self,
@@ -175,7 +149,7 @@ class Approvals(Voting):
         *,
         key_version: int = 0,
         said: str = "",
-        context: Context = _NO_CONTEXT,
+        context: Context = NO_CONTEXT,
         summary: str = "",
     ) -> tuple[Effect, ...]:
         """Like :meth:`consent`, for what is no signature: people consent to the canonical JSON of
@@ -193,7 +167,7 @@ class Approvals(Voting):
             subject=name,
             content=content,
             digest=hashlib.sha256(content).digest(),
-            summary=summary or _summary(action, name, parameters),
+            summary=summary or summary_of(action, name, parameters),
             key_version=key_version,
             context=context,
             said=said,
@@ -219,11 +193,11 @@ class Approvals(Voting):
             operation.action,
             operation.subject,
             operation.context,
-            _objections(operation),
+            objections(operation),
         )
 
     def _find_open(self, operation: Operation) -> Approval | None:
-        wanted = _bound_to(operation)
+        wanted = bound_to(operation)
         for approval in self._approvals.open_approvals():
             if wanted == (
                 approval.digest,
@@ -258,7 +232,7 @@ class Approvals(Voting):
             summary=operation.summary[:_MAX_SUMMARY_CHARS],
             requester=operation.caller.principal.id,
             requirements=demanded,
-            why=_why(operation, demanded),
+            why=why(operation, demanded),
             said=operation.said,
             created_at=now,
             # The text that approvers sign says whole seconds.
@@ -324,30 +298,3 @@ def _needed(approval: Approval, standing: Sequence[Standing]) -> ApprovalNeededE
         need=need,
         why=why,
     )
-
-
-def _bound_to(operation: Operation) -> tuple[bytes, str, str, str, int, str, str]:
-    return (
-        operation.digest,
-        operation.caller.principal.id,
-        operation.action.value,
-        operation.subject,
-        operation.key_version,
-        operation.context.repository,
-        operation.context.role,
-    )
-
-
-def _objections(operation: Operation) -> tuple[str, ...]:
-    return tuple(f"{BUILT_IN}{grave.text}" for grave in operation.grave)
-
-
-def _why(operation: Operation, demanded: Sequence[Requirement]) -> tuple[str, ...]:
-    """One line for each thing that makes consent necessary; empty when nothing does."""
-    rules = [requirement_line(r) for r in demanded if not r.rule.startswith(BUILT_IN)]
-    return (*rules, *_objections(operation)) if demanded else ()
-
-
-def _summary(action: Action, name: str, parameters: Mapping[str, object]) -> str:
-    said = [f"{key} {value}" for key, value in parameters.items() if value not in ("", None)]
-    return f"{action} {name}".strip() + (f": {', '.join(said)}" if said else "")
