@@ -45,7 +45,16 @@ from keyd.model import (
     Scheme,
 )
 from keyd.server.status import to_grpc, to_item_error
-from keyd.v1 import audit_pb2, keys_pb2, signing_pb2, tokens_pb2
+from keyd.v1 import (
+    approvals_pb2,
+    audit_pb2,
+    ceremonies_pb2,
+    keys_pb2,
+    roles_pb2,
+    signing_pb2,
+    tokens_pb2,
+)
+from tests.scripted_approvals import ScriptedApprovals
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ORIGIN = "log.example"
@@ -63,6 +72,9 @@ _SERVICES = {
     "KeyService": keys_pb2,
     "TokenService": tokens_pb2,
     "AuditService": audit_pb2,
+    "ApprovalService": approvals_pb2,
+    "RoleService": roles_pb2,
+    "CeremonyService": ceremonies_pb2,
 }
 
 
@@ -87,7 +99,7 @@ def _stamp(time: datetime) -> Timestamp:
     return stamp
 
 
-class ScriptedDaemon:
+class ScriptedDaemon(ScriptedApprovals):
     """Listens on ``FOLDER/keyd.sock``, or with TLS on a port of loopback.
 
     ``errors[METHOD]`` are raised first, one for each call; ``lie`` changes what leaves after a
@@ -101,6 +113,7 @@ class ScriptedDaemon:
         tls: grpc.ServerCredentials | None = None,
         principal: str = WHO,
     ) -> None:
+        super().__init__()
         self.keys: dict[str, keys_pb2.Key] = {}
         self.private: dict[str, PrivateKey] = {}
         self.bodies: list[bytes] = []
@@ -146,6 +159,7 @@ class ScriptedDaemon:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.stop_watchers()
         self._server.stop(0).wait(5)
 
     def _handler(self, method: Any) -> grpc.RpcMethodHandler[Any, Any]:
@@ -172,7 +186,10 @@ class ScriptedDaemon:
         def stream(request: Message, context: grpc.ServicerContext) -> Iterator[Any]:
             prepare(request, context)
             assert act is not None
-            yield from act(request)
+            try:
+                yield from act(request)
+            except KeydError as e:
+                context.abort_with_status(to_grpc(e))
 
         make = (
             grpc.unary_stream_rpc_method_handler
@@ -343,6 +360,7 @@ class ScriptedDaemon:
         as_der = r.encoding == signing_pb2.SIGNATURE_ENCODING_DER
         hash_ = scheme.hash or HashAlgorithm.SHA256
         value = r.digest.value if r.HasField("digest") else Digest.of(hash_, r.message).value
+        self.use_consent(r)
         signature = b"" if r.dry_run else self._make(version.name, scheme, r.message, value)
         if signature and algorithm.is_ecdsa and not as_der:
             signature = publickeys.to_raw(signature, algorithm)
