@@ -829,6 +829,25 @@ def test_policy_test_explains_a_decision_offline(ctl: Ctl, tmp_path: Path) -> No
     assert "no grant" in stranger.out
 
 
+def test_policy_test_says_whose_consent_is_needed_and_what_metadata_may_say(
+    ctl: Ctl, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(
+        POLICY + '[[rule]]\nname = "two"\nkeys = ["acme/*"]\nactions = ["sign"]\napprovals = 2\n'
+        'approvers = ["email:*@acme.example"]\nown = true\nroles = ["root"]\n'
+        '[[limit]]\nname = "short"\nroles = ["root"]\nmax_expiry_days = 30\n'
+    )
+    ask = ("policy", "test", "dns:ci.example", "sign", "acme/x", "--policy", policy)
+
+    root = ctl(*ask, "--context", "acme:root", "--json").json
+    other = ctl(*ask, "--context", "acme:snapshot", "--json").json
+
+    assert [(r["rule"], r["needed"], r["own"]) for r in root["approvals"]] == [("two", 2, True)]
+    assert root["limits"] == {"max_expiry_days": 30, "max_step": 100, "paths": [], "rule": "short"}
+    assert (other["approvals"], other["limits"]["max_expiry_days"]) == ([], 400)
+
+
 def test_tls_request_writes_a_private_key_and_never_over_another(ctl: Ctl, tmp_path: Path) -> None:
     said = ctl("tls", "request", "dns:ci.example", "-o", tmp_path / "ci")
     again = ctl("tls", "request", "dns:ci.example", "-o", tmp_path / "ci")
