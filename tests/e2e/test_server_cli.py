@@ -14,7 +14,7 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -27,6 +27,7 @@ from keyd.cli.softhsm_token import find_softhsm
 from keyd.client import Binding, Client, Encoding, EntryFilter, KeyAlgorithm
 from keyd.config import load_config
 from keyd.errors import CheckpointBehindError, KeydError
+from tests.bound_keys import targets
 from tests.e2e.commands import run_to_end
 from tests.e2e.daemon_process import DaemonProcess
 
@@ -82,6 +83,12 @@ def create(client: Client, name: str, *bindings: Binding) -> None:
 def sign(client: Client, key: str) -> int:
     """Sign something new; the entry's index."""
     return client.sign(key, os.urandom(16), encoding=Encoding.DER).log_index
+
+
+def sign_targets(client: Client, key: str) -> None:
+    """Sign what a key that is bound to targets signs."""
+    expires = datetime.now(UTC).replace(microsecond=0) + timedelta(days=30)
+    client.sign(key, targets(1, expires=expires), encoding=Encoding.DER)
 
 
 # -------------------------------------------------------------------------------- dev
@@ -298,7 +305,7 @@ def test_a_backup_of_the_running_daemon_brings_back_a_lost_disk(
     with connect(daemon) as client:
         assert sign(client, FREE) >= 0
         with pytest.raises(CheckpointBehindError, match=r"restored|covers"):
-            sign(client, BOUND)
+            sign_targets(client, BOUND)
         assert client.status().problems
     daemon.stop()
 
@@ -307,7 +314,7 @@ def test_a_backup_of_the_running_daemon_brings_back_a_lost_disk(
     assert accepted.returncode == 0, accepted.stdout
     daemon.start()
     with connect(daemon) as client:
-        sign(client, BOUND)
+        sign_targets(client, BOUND)
         (entry,) = client.list_entries(EntryFilter(action="checkpoint-accept"))
         assert entry.fields["alert"] is True
         assert str(entry.fields["principal"]).startswith("system:uid-")
