@@ -159,7 +159,11 @@ def supersede(settings: Settings, repository: str, role: str, reason: str, yes: 
         found = keyd.get_role(repository, role)
         _show_and_ask(settings, [found], f"Give up {role} {found.version}?", repository, yes)
         after = keyd.supersede_role(repository, role, found.digest, reason=reason)
-    _answer(settings, [after])
+    if after is not None:
+        _answer(settings, [after])
+        return
+    said = f"nothing of {role} is known here any more"
+    settings.answer([], f"{said}; start from a root you trust: keydctl role import {repository}")
 
 
 @role.command()

@@ -91,13 +91,21 @@ def advance_role(
     )
 
 
-def supersede_role(repository: str, role: str, digest: bytes, *, reason: str) -> Call[types.Role]:
+def supersede_role(
+    repository: str, role: str, digest: bytes, *, reason: str
+) -> Call[types.Role | None]:
     """Give up a version that was signed but is not published: other bytes may take its place.
 
-    ``digest``: SHA-256 (32 bytes) of the signed bytes that are meant, as in Role.digest.
+    ``digest``: SHA-256 (32 bytes) of the signed bytes that are meant, as in Role.digest. Answers
+    with the role as it is then, None when nothing of it is known any more.
     """
     request = _change(repository, role, digest, reason)
-    return call("RoleService/SupersedeRole", request, roles_pb2.Role, rolewire.role)
+    return call(
+        "RoleService/SupersedeRole",
+        request,
+        roles_pb2.Role,
+        lambda m: rolewire.role(m) if m.version else None,
+    )
 
 
 def reset_role(repository: str, role: str, digest: bytes, *, reason: str) -> Call[None]:
