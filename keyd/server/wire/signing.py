@@ -193,7 +193,7 @@ def _message(value: bytes, limits: Limits) -> bytes:
         raise InvalidRequestError(
             "message",
             f"{len(value)} bytes, at most {limits.max_message_bytes} are taken",
-            hint="send its digest instead",
+            hint="a key without bindings signs its digest as well",
         )
     return value
 
