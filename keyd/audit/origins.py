@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -18,6 +19,8 @@ from keyd.audit.note import VerifierKey
 
 ORIGINS = "log-origins"
 """Durable flag: how the log was called and is (Origins)."""
+
+_SUFFIX = re.compile(r"/[0-9]+-[0-9a-f]{8}\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,11 @@ class Origins:
             return replace(each, intact=least, largest=most)
 
         return replace(self, ended=tuple(widened(each) for each in self.ended))
+
+
+def base_of(origin: str) -> str:
+    """The configured origin behind any name of a log."""
+    return _SUFFIX.sub("", origin)
 
 
 def under_all(keys: Iterable[VerifierKey], names: Iterable[str]) -> tuple[VerifierKey, ...]:

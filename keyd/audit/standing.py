@@ -149,18 +149,22 @@ class Standing:
         if not foreign and not found.verdict.is_loss:
             return None
         digest = hashlib.sha256(note.encode()).hexdigest() if foreign else ""
+        size, inconsistent = found.size, found.verdict is Verdict.INCONSISTENT
         known = self._loss()
         if known is not None and (known.origin, known.note) == (found.origin, digest):
-            if found.size <= known.largest:
-                return None  # No larger than what is known, perhaps accepted: nothing new.
-            log_size = min(log_size, known.size)  # what came after the first sight was not there
+            # What was accepted of an origin is in Origins: what is a loss still, is a new one.
+            settled = known.accepted and bool(found.origin)
+            if not settled and size <= known.largest and known.inconsistent >= inconsistent:
+                return None
+            if not settled:
+                size, inconsistent = max(size, known.largest), inconsistent or known.inconsistent
+                log_size = min(log_size, known.size)  # the rest came after the first sight
         why = {
             Verdict.BEHIND: f"{whose} covers {found.size} entries, the log has {log_size}",
             Verdict.FOREIGN: f"{whose} is not of this log",
         }.get(found.verdict, f"{whose} does not fit the first {found.size} entries of the log")
-        inconsistent = found.verdict is Verdict.INCONSISTENT
         return Loss(
-            why, found.size, False, found.origin, log_size, inconsistent=inconsistent, note=digest
+            why, size, False, found.origin, log_size, inconsistent=inconsistent, note=digest
         )
 
     def acceptance(self, base: str, head: TreeHead, now: datetime) -> Acceptance:
@@ -177,7 +181,9 @@ class Standing:
         details: dict[str, str] = {}
         if pending is not None and restored is None and origins.find_ended(pending.origin):
             # Known to be lost already, and now to be more; the log in force lacks nothing.
-            after = origins.with_larger(pending.origin, intact, largest)
+            after = origins.with_larger(pending.origin, intact, pending.largest)
+            ended = after.find_ended(pending.origin)
+            intact = ended.intact if ended else intact
         else:
             root = merkle.root_hash(head.frontier)
             ends = Ended(origins.suffix, intact, head.size, largest)

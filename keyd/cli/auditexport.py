@@ -58,8 +58,13 @@ def compare_with_kept(client: Client, kept: Checkpoint | None, newest: Checkpoin
     Raises:
         LogProofError: it did not only grow.
     """
-    if kept is None or kept.origin != newest.origin:
+    if kept is None:
         return ""
+    if kept.origin != newest.origin:
+        return (
+            f"you kept a checkpoint of {kept.origin}, this log is {newest.origin}; if a loss was "
+            "accepted: keydctl audit list --action checkpoint-accept"
+        )
     if kept.size > newest.size:
         return (
             f"you kept a checkpoint of {kept.size} entries, this one has {newest.size}; "

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from keyd.audit.checkpoint import parse_checkpoint
+from keyd.audit.origins import base_of
 from keyd.errors import LogProofError
 from keyd.model import Checkpoint
 
@@ -29,6 +30,9 @@ _BAD = {
     "behind": "its log is shorter than a checkpoint of its own: a restored backup, or entries "
     "were cut off",
     "inconsistent": "its log is not the one it signed a checkpoint of: entries were changed",
+    "succeeded": "entries of its log were lost, as with a restored backup, and a person accepted "
+    "that; the log goes on under a new origin (who and why: keydctl audit list --action "
+    "checkpoint-accept)",
     "foreign": "it does not know the log of the kept checkpoint: another daemon is at this "
     "endpoint, or it was set up anew (then: keydctl audit checkpoint --forget)",
 }
@@ -45,7 +49,7 @@ class KeptCheckpoint:
 
     Never raises over its own files: a client that cannot keep checkpoints still signs.
     ``verdict`` is what the daemon said about it: empty before it was asked, else same, ahead,
-    behind, inconsistent or foreign.
+    behind, inconsistent, succeeded or foreign.
     """
 
     def __init__(self, target: str, folder: Path | None) -> None:
@@ -56,6 +60,7 @@ class KeptCheckpoint:
         self.verdict = ""
         self._target = target
         self._newest = -1
+        self._offered: set[str] = set()
 
     def read(self) -> Checkpoint | None:
         """The kept checkpoint, or None; a damaged file counts as none."""
@@ -70,16 +75,25 @@ class KeptCheckpoint:
             return None
 
     def offer(self, note: str) -> None:
-        """Keep a checkpoint when it is larger than the kept one of the same log."""
+        """Keep a checkpoint when it is larger than the kept one of the same log.
+
+        One under the log's next origin takes its place once the daemon said how it stands to the
+        kept one; where that is about lost entries it stays beside it, as NAME.lost.
+        """
         if self.file is None or not note:
             return
         try:
             given = parse_checkpoint(note)
+            self._offered.add(given.origin)
             if given.size <= self._newest:
                 return
             with self._locked(self.file.parent):
                 kept = self.read()
                 if kept is None or (kept.origin == given.origin and given.size > kept.size):
+                    _replace(self.file, note)
+                elif kept.origin != given.origin and self._goes_on(kept, given):
+                    if self.verdict == "succeeded":
+                        _replace(self.file.with_name(f"{self.file.name}.lost"), kept.note)
                     _replace(self.file, note)
                 elif (kept.origin, kept.size) == (given.origin, given.size) and (
                     kept.root_hash != given.root_hash
@@ -88,6 +102,16 @@ class KeptCheckpoint:
             self._newest = given.size
         except (OSError, LogProofError) as e:
             log.debug("cannot keep a checkpoint of %s: %s", self._target, e)
+
+    def _goes_on(self, kept: Checkpoint, given: Checkpoint) -> bool:
+        """True when the daemon, under the name it has now, said how it stands to the kept one.
+
+        A verdict from before its log changed the name says nothing of what was lost: the kept one
+        has to be shown again, on the next connection."""
+        told = self.verdict == "succeeded" or (
+            self.verdict in ("same", "ahead") and kept.origin not in self._offered
+        )
+        return told and base_of(kept.origin) == base_of(given.origin)
 
     def forget(self) -> bool:
         """Drop the kept checkpoint, after a daemon was set up anew; False when there was none."""
@@ -100,8 +124,9 @@ class KeptCheckpoint:
     def judge(self, verdict: str) -> None:
         """Remember what the daemon said about the kept checkpoint, and warn when it is bad."""
         self.verdict = verdict
+        self._newest = -1  # what was not kept before may be now
         if verdict in _BAD:
-            log.warning("the daemon at %s is %s: %s", self._target, verdict, _BAD[verdict])
+            log.warning("the daemon at %s (%s): %s", self._target, verdict, _BAD[verdict])
 
     @contextmanager
     def _locked(self, folder: Path) -> Iterator[None]:

@@ -484,7 +484,9 @@ class ShowCheckpointResponse(_message.Message):
 
     VERDICT_FIELD_NUMBER: _builtins.int
     verdict: _builtins.str
-    """same, behind, ahead, inconsistent or foreign: how the daemon's log stands to it."""
+    """same, behind, ahead, inconsistent or foreign: how the daemon's log stands to it. succeeded: it
+    covers entries whose loss a person has accepted; the log goes on under another origin.
+    """
     def __init__(
         self,
         *,

@@ -110,7 +110,7 @@ class RoleServiceServicer(object):
 
     def SupersedeRole(self, request, context):
         """Gives up a version that was signed but is not complete, or not published: other bytes may then
-        be signed at its version.
+        be signed at its version. Answers the role as it is then: version 0 when nothing is left of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,7 +51,7 @@ class RoleServiceStub:
     """
     SupersedeRole: _grpc.UnaryUnaryMultiCallable[_roles_pb2.ChangeRoleRequest, _roles_pb2.Role]
     """Gives up a version that was signed but is not complete, or not published: other bytes may then
-    be signed at its version.
+    be signed at its version. Answers the role as it is then: version 0 when nothing is left of it.
     """
     ResetRole: _grpc.UnaryUnaryMultiCallable[_roles_pb2.ChangeRoleRequest, _roles_pb2.ResetRoleResponse]
     """Forgets the mark, for a server that was restored or starts again."""
@@ -81,7 +81,7 @@ class RoleServiceAsyncStub(RoleServiceStub):
     """
     SupersedeRole: _aio.UnaryUnaryMultiCallable[_roles_pb2.ChangeRoleRequest, _roles_pb2.Role]  # type: ignore[assignment]
     """Gives up a version that was signed but is not complete, or not published: other bytes may then
-    be signed at its version.
+    be signed at its version. Answers the role as it is then: version 0 when nothing is left of it.
     """
     ResetRole: _aio.UnaryUnaryMultiCallable[_roles_pb2.ChangeRoleRequest, _roles_pb2.ResetRoleResponse]  # type: ignore[assignment]
     """Forgets the mark, for a server that was restored or starts again."""
@@ -138,7 +138,7 @@ class RoleServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_roles_pb2.Role, _abc.Awaitable[_roles_pb2.Role]]:
         """Gives up a version that was signed but is not complete, or not published: other bytes may then
-        be signed at its version.
+        be signed at its version. Answers the role as it is then: version 0 when nothing is left of it.
         """
 
     @_abc_1.abstractmethod

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keyd.audit.checkpoint import checkpoint_text
+from keyd.audit.checkpoint import checkpoint_text, parse_checkpoint
 from keyd.audit.note import NoteSignature, write_note
 from keyd.client.checkpoints import KeptCheckpoint, default_folder
 
@@ -112,3 +112,46 @@ def test_the_folder_follows_the_xdg_variables() -> None:
 
     assert state == Path("/state/keyd/checkpoints")
     assert home == Path("/home/a/.local/state/keyd/checkpoints")
+
+
+def test_the_next_origin_of_a_log_is_kept_once_the_daemon_told_why(tmp_path: Path) -> None:
+    kept = KeptCheckpoint("unix:/run/k.sock", tmp_path)
+    kept.offer(a_note(9))
+    goes_on = a_note(5, origin="log.example/2-0123abcd")
+
+    kept.offer(goes_on)
+    before = kept.read()
+    kept.judge("succeeded")
+    kept.offer(goes_on)
+
+    after = kept.read()
+    assert before is not None
+    assert after is not None
+    assert (before.origin, before.size) == ("log.example", 9)
+    assert (after.origin, after.size) == ("log.example/2-0123abcd", 5)
+    assert kept.file is not None
+    assert kept.file.with_name(f"{kept.file.name}.lost").read_text() == a_note(9)
+
+
+def test_a_daemon_that_is_behind_cannot_have_the_kept_checkpoint_replaced(tmp_path: Path) -> None:
+    kept = KeptCheckpoint("unix:/run/k.sock", tmp_path)
+    kept.offer(a_note(9))
+    kept.judge("behind")
+
+    kept.offer(a_note(50, origin="log.example/2-0123abcd"))
+
+    assert kept.read() == parse_checkpoint(a_note(9))
+
+
+def test_a_verdict_from_before_the_log_changed_its_name_does_not_count(tmp_path: Path) -> None:
+    kept = KeptCheckpoint("unix:/run/k.sock", tmp_path)
+    kept.offer(a_note(9))
+    kept.judge("same")
+    kept.offer(a_note(50, origin="log.example/2-0123abcd"))
+    assert kept.read() == parse_checkpoint(a_note(9))
+
+    again = KeptCheckpoint("unix:/run/k.sock", tmp_path)
+    again.judge("ahead")
+    again.offer(a_note(50, origin="log.example/2-0123abcd"))
+
+    assert again.read() == parse_checkpoint(a_note(50, origin="log.example/2-0123abcd"))
