@@ -1,4 +1,4 @@
-"""Builds a running daemon from a Config; the only file that knows all rooms."""
+"""Builds a running daemon from a Config: with rooms.py the only file that knows all rooms."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from datetime import UTC, datetime
 
 import grpc
 
-from keyd import __version__, content, sdnotify, sshsig
-from keyd.approvals import Approvals, new_approval_id
+from keyd import __version__, sdnotify
 from keyd.audit.checkpointer import Checkpointer, CheckpointSettings, LogSigner
 from keyd.audit.log import Log, LogSettings, boot_time_s
 from keyd.audit.note import VerifierKey
-from keyd.ceremonies import Ceremonies
 from keyd.config import Config
 from keyd.config.values import split_address
 from keyd.device.pool import DevicePool
@@ -25,23 +23,19 @@ from keyd.enrolment import Enrolment
 from keyd.errors import ConfigError, KeydError
 from keyd.gate import Gate
 from keyd.journal import set_up_logging
-from keyd.keys import Keys
 from keyd.logkey import LogKey
 from keyd.logreads import LogReads
 from keyd.machine import make_folder, raise_open_files
-from keyd.markbook import MarkBook
-from keyd.model import SYSTEM, Caller, Effect, EntryDraft, Outcome
+from keyd.model import SYSTEM, Caller, EntryDraft, Outcome
 from keyd.policy import FilePolicy
 from keyd.report import NOT_SIGNING, Report
-from keyd.roles import AcceptedLoss, Roles
+from keyd.rooms import Core, build_rooms
 from keyd.server.http import Pages
 from keyd.server.listeners import Door, open_door
 from keyd.server.metrics import Metrics
 from keyd.server.services import Services, add_services, build_services
-from keyd.signing import Signing
 from keyd.store.store import Store, open_store
 from keyd.tending import Tending
-from keyd.tokens import Tokens
 from keyd.tokenwatch import TokenWatch
 from keyd.unbroken import Unbroken
 
@@ -225,74 +219,28 @@ class Daemon:
     def _services(self, store: Store) -> Services:
         workers = ThreadPoolExecutor(_CHECK_THREADS, thread_name_prefix="keyd-check")
         self._stack.callback(workers.shutdown)
-        approvals = Approvals(
-            gate=self._gate,
+        core = Core(
+            store=store,
+            log=self._log,
             policy=self._policy,
-            approvals=store.approvals,
-            audit=self._log,
-            clock=self._clock,
-            check_clock=self._log.check_clock,
-            new_id=new_approval_id,
-            verify_signature=sshsig.verify,
-        )
-        self._background.start(approvals.tend())
-        signing = Signing(
             gate=self._gate,
-            registry=store.registry,
             device=self._device,
-            audit=self._log,
-            signatures=store,
-            marks=MarkBook(store.marks, workers=workers),
-            approvals=approvals,
-            clock=self._clock,
-            read_content=content.read,
-            workers=workers,
-        )
-        keys = Keys(
-            gate=self._gate,
-            registry=store.registry,
-            device=self._device,
-            audit=self._log,
-            clock=self._clock,
             enrolment=self._enrolment,
-            approvals=approvals,
-            check_clock=self._log.check_clock,
-            destroy_wait_s=self._config.server.destroy_wait_days * 86_400,
-        )
-        tokens = Tokens(
-            gate=self._gate,
-            device=self._device,
-            audit=self._log,
-            registry=store.registry,
-            approvals=approvals,
-        )
-        ceremonies = Ceremonies(
-            gate=self._gate,
-            registry=store.registry,
-            ceremonies=store.ceremonies,
-            approvals=approvals,
-            audit=self._log,
             clock=self._clock,
-            new_id=new_approval_id,
         )
-        roles = Roles(
-            gate=self._gate,
-            registry=store.registry,
-            marks=store.marks,
-            approvals=approvals,
-            audit=self._log,
-            clock=self._clock,
-            accept_loss=self._accept_loss,
-        )
-        for room in (approvals, signing, self._enrolment, keys, tokens):
+        wait_s = self._config.server.destroy_wait_days * 86_400
+        rooms = build_rooms(core, workers, destroy_wait_s=wait_s)
+        self._background.start(rooms.approvals.tend())
+        to_drain = (rooms.approvals, rooms.signing, self._enrolment, rooms.keys, rooms.tokens)
+        for room in to_drain:
             self._stack.push_async_callback(room.drain)
         return build_services(
-            signing=signing,
-            keys=keys,
-            tokens=tokens,
-            approvals=approvals,
-            ceremonies=ceremonies,
-            roles=roles,
+            signing=rooms.signing,
+            keys=rooms.keys,
+            tokens=rooms.tokens,
+            approvals=rooms.approvals,
+            ceremonies=rooms.ceremonies,
+            roles=rooms.roles,
             audit=LogReads(self._log, store),
             authorize=self._gate.authorize,
             policy=lambda: self._policy,
@@ -342,16 +290,6 @@ class Daemon:
         ]
         signer = LogSigner(VerifierKey.from_public_key(origin, public_key), self._log_key.sign)
         self._log.checkpointer.set_signers([signer], older)
-
-    async def _accept_loss(
-        self, caller: Caller, said: str, effects: tuple[Effect, ...]
-    ) -> AcceptedLoss:
-        loss = self._log.loss
-        receipt = await self._log.accept_checkpoint(caller, said, effects)
-        origin = self._log.checkpointer.origin
-        return (
-            AcceptedLoss(loss, origin, receipt.index) if receipt else AcceptedLoss("", origin, -1)
-        )
 
     def _newest_checkpoint(self) -> str:
         newest = self._log.checkpointer.newest

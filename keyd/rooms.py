@@ -1,0 +1,120 @@
+"""The rooms of the domain that callers come to, built over the core of one daemon."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from keyd import content, sshsig
+from keyd.approvals import Approvals, new_approval_id
+from keyd.audit.log import Log
+from keyd.ceremonies import Ceremonies
+from keyd.enrolment import Enrolment
+from keyd.gate import Gate
+from keyd.keys import Keys
+from keyd.markbook import MarkBook
+from keyd.model import Caller, Clock, Device, Effect, Policy
+from keyd.roles import AcceptedLoss, AcceptLoss, Roles
+from keyd.signing import Signing
+from keyd.store.store import Store
+from keyd.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What every room works with."""
+
+    store: Store
+    log: Log
+    policy: Policy
+    gate: Gate
+    device: Device
+    enrolment: Enrolment
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """One of each."""
+
+    signing: Signing
+    keys: Keys
+    tokens: Tokens
+    approvals: Approvals
+    ceremonies: Ceremonies
+    roles: Roles
+
+
+def build_rooms(core: Core, workers: Executor, *, destroy_wait_s: int) -> Rooms:
+    """Make them. ``workers``: threads that read, judge and check what is large or many.
+    ``destroy_wait_s``: how long a key version waits before a person may destroy it."""
+    gate, log, clock, registry = core.gate, core.log, core.clock, core.store.registry
+    approvals = Approvals(
+        gate=gate,
+        policy=core.policy,
+        approvals=core.store.approvals,
+        audit=log,
+        clock=clock,
+        check_clock=log.check_clock,
+        new_id=new_approval_id,
+        verify_signature=sshsig.verify,
+    )
+    return Rooms(
+        signing=Signing(
+            gate=gate,
+            registry=registry,
+            device=core.device,
+            audit=log,
+            signatures=core.store,
+            marks=MarkBook(core.store.marks, workers=workers),
+            approvals=approvals,
+            clock=clock,
+            read_content=content.read,
+            workers=workers,
+        ),
+        keys=Keys(
+            gate=gate,
+            registry=registry,
+            device=core.device,
+            audit=log,
+            clock=clock,
+            enrolment=core.enrolment,
+            approvals=approvals,
+            check_clock=log.check_clock,
+            destroy_wait_s=destroy_wait_s,
+        ),
+        tokens=Tokens(
+            gate=gate, device=core.device, audit=log, registry=registry, approvals=approvals
+        ),
+        approvals=approvals,
+        ceremonies=Ceremonies(
+            gate=gate,
+            registry=registry,
+            ceremonies=core.store.ceremonies,
+            approvals=approvals,
+            audit=log,
+            clock=clock,
+            new_id=new_approval_id,
+        ),
+        roles=Roles(
+            gate=gate,
+            registry=registry,
+            marks=core.store.marks,
+            approvals=approvals,
+            audit=log,
+            clock=clock,
+            accept_loss=_accepting(log),
+        ),
+    )
+
+
+def _accepting(log: Log) -> AcceptLoss:
+    async def accept(caller: Caller, said: str, effects: tuple[Effect, ...]) -> AcceptedLoss:
+        loss = log.loss
+        receipt = await log.accept_checkpoint(caller, said, effects)
+        origin = log.checkpointer.origin
+        if receipt is None:
+            return AcceptedLoss("", origin, -1)
+        return AcceptedLoss(loss, origin, receipt.index)
+
+    return accept
