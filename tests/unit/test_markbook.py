@@ -138,6 +138,17 @@ async def test_no_more_is_kept_in_memory_than_was_allowed() -> None:
     assert marks.loads >= 4, "each of them had to make room for the other"
 
 
+async def test_a_history_is_whole_even_where_nothing_can_be_kept_in_memory() -> None:
+    marks = HeldMarks()
+    marks.put("root", payload_of(root(1, ALICE)))
+    marks.put("targets", targets(4))
+
+    history = await MarkBook(marks, cache_bytes=0).history(REPOSITORY, "targets")
+
+    assert history.root is not None
+    assert _version(history.newest) == _version(history.complete) == 4
+
+
 async def test_marks_that_change_while_they_are_read_are_read_again() -> None:
     marks = RestlessMarks()
     marks.put("targets", targets(4))
