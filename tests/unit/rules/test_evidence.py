@@ -27,6 +27,7 @@ from keyd.content.envelope import parse
 from keyd.errors import ContentError, RuleRefusedError
 from keyd.model import MarkState
 from keyd.rules.evidence import Evidence, Known, RoleFile, verify_advance, verify_import
+from keyd.rules.refusal import WORDS
 from tests.tuf_documents import ALICE, BOB, EXPIRES, MALLORY, a_root, a_targets, signed
 from tests.tuf_repositories import a_published_repository
 
@@ -447,3 +448,11 @@ def test_a_root_published_elsewhere_at_the_version_of_a_draft_waits_for_a_person
 
     assert refused(error) == "evidence-conflict"
     assert "keydctl role supersede acme root" in error.value.hint
+
+
+def test_the_page_on_roles_tells_a_way_out_of_every_refusal() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "roles.md").read_text()
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
+    told = {cells[1].strip().strip("`"): cells[3].strip() for cells in rows}
+
+    assert all(told.get(word) for word in WORDS)
