@@ -91,21 +91,42 @@ def export(settings: Settings, target: Path) -> None:
 @click.argument("file", type=_PATH, metavar="EXPORT")
 @click.option("--log-key", type=_PATH, required=True, help="Verifier keys; audit log-key has them.")
 @click.option("--checkpoint", type=_PATH, help="A checkpoint you kept: finds a log that was cut.")
+@click.option("--allowed-signers", type=_PATH, help="Who may sign consent, as ssh-keygen reads it.")
 @click.pass_obj
-def verify(settings: Settings, file: Path, log_key: Path, checkpoint: Path | None) -> None:
-    """Verify an exported log, every byte of it; no daemon is asked."""
+def verify(
+    settings: Settings,
+    file: Path,
+    log_key: Path,
+    checkpoint: Path | None,
+    allowed_signers: Path | None,
+) -> None:
+    """Verify an exported log, every byte of it; no daemon is asked.
+
+    With --allowed-signers (the format of OpenSSH: PRINCIPAL KEYTYPE KEY in each line) every signed
+    consent is checked too: that this person signed it, and consented to what the entry says.
+    """
     from keyd.audit.export import verify_export
+    from keyd.cli.auditconsents import keep_consents, read_consents, verify_consent
 
     keys = _verifier_keys(log_key)
     kept = _read_text(checkpoint) if checkpoint else None
+    signers = _read_text(allowed_signers) if allowed_signers else None
+    signed: list[bytes] = []
     try:
         size = file.stat().st_size
         with file.open("rb") as lines, output.progress_bytes(size, "verifying") as advance:
-            report = verify_export(_counted(lines, advance), keys, kept)
+            report = verify_export(keep_consents(_counted(lines, advance), signed), keys, kept)
     except OSError as e:
         raise click.UsageError(f"cannot read {file}: {e.strerror}") from e
+    consents = read_consents(signed)
+    if signers is not None:
+        with output.progress(consents, "verifying consents") as shown:
+            for entry in shown:
+                verify_consent(entry, signers)
     value = {
         "verified": True,
+        "consents": len(consents),
+        "consents_verified": signers is not None,
         "entries": report.entries,
         "checkpoints": report.checkpoints,
         "origin": report.newest.origin,
@@ -115,8 +136,15 @@ def verify(settings: Settings, file: Path, log_key: Path, checkpoint: Path | Non
     settings.answer(
         value,
         f"verified: {report.entries} entries of {report.newest.origin}"
-        + (", nothing missing since the checkpoint you kept" if checkpoint else ""),
+        + (", nothing missing since the checkpoint you kept" if checkpoint else "")
+        + _consents_told(len(consents), signers is not None),
     )
+
+
+def _consents_told(count: int, verified: bool) -> str:
+    if verified:
+        return f"; {count} signed consent{'s' if count != 1 else ''} verified"
+    return f"; signed consents not checked (--allowed-signers): {count}" if count else ""
 
 
 @click.command(cls=Command)
