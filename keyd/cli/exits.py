@@ -50,6 +50,8 @@ def exit_code(error: KeydError) -> Exit:
     """The exit code of an error."""
     if "certificate" in error.facts and error.reason == "SERVER_GONE":
         return Exit.NEEDS_PEOPLE  # an expired certificate does not get better by waiting
+    if "group" in error.facts and error.reason == "SERVER_GONE":
+        return Exit.NEEDS_PEOPLE  # a socket that is closed to this user
     if "missing" in error.facts and error.reason == "REPOSITORY":
         return Exit.NEEDS_PEOPLE  # signatures of people
     return BY_REASON.get(error.reason, Exit.FAILED)

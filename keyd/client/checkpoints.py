@@ -13,13 +13,13 @@ import hashlib
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from keyd.audit.checkpoint import parse_checkpoint
 from keyd.audit.origins import base_of
+from keyd.durable import replacing
 from keyd.errors import LogProofError
 from keyd.model import Checkpoint
 
@@ -141,13 +141,5 @@ class KeptCheckpoint:
 
 
 def _replace(file: Path, note: str) -> None:
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".new-")  # 0600 by mkstemp
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as new:
-            new.write(note)
-            new.flush()
-            os.fsync(new.fileno())
-        Path(name).replace(file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(file, prefix=".new-") as new:
+        new.write(note.encode())

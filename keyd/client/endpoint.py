@@ -7,6 +7,7 @@ KEYD_PROFILE, or the ``default`` of client.toml), the user's socket, the system'
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,7 +55,9 @@ def parse_target(text: str, source: str) -> str:
         host, colon, port = rest.removeprefix("///").rpartition(":")
         if host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 65536:
             return f"dns:{host}:{int(port)}"
-    hint = f"did you mean unix:{text}?" if text.startswith(("/", "./")) else ""
+    hint = f"did you mean unix:{text}?" if text.startswith(("/", "./", "../")) else ""
+    if not hint and re.fullmatch(r"[^/\s]+:[0-9]{1,5}", text):
+        hint = f"did you mean dns:{text}?"
     raise ConfigError(
         f"endpoint {text!r} ({source}) is neither unix:PATH nor dns:HOST:PORT", hint=hint
     )

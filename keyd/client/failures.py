@@ -6,8 +6,10 @@ A status with an ErrorInfo of keyd is rebuilt by its reason. Everything else com
 
 from __future__ import annotations
 
+import grp
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -24,6 +26,9 @@ from keyd.errors import (
     from_reason,
 )
 from keyd.v1 import signing_pb2
+
+_ADMINS = "keyd-admin"
+"""The group that systemd/keyd-server.sysusers.conf makes for the admin socket."""
 
 _DETAILS = "grpc-status-details-bin"
 
@@ -122,11 +127,39 @@ def _from_grpc(code: grpc.StatusCode, details: str, endpoint: Endpoint) -> KeydE
 
 
 def _gone(details: str, endpoint: Endpoint, at: str) -> ServerGoneError:
+    if endpoint.tls is None and "Permission denied" in details:
+        return _closed_to_us(details, endpoint, at)
     text, hint, certificate = _diagnose(details, endpoint, at)
     error = ServerGoneError(text, hint=hint, endpoint=endpoint.target, cause=details)
     if certificate:
         error.facts = {**error.facts, "certificate": certificate}
     return error
+
+
+def _closed_to_us(details: str, endpoint: Endpoint, at: str) -> ServerGoneError:
+    """A socket this user may not open: no waiting helps, a person has to let the user in."""
+    group = _group_of(Path(endpoint.target.removeprefix("unix:")))
+    return ServerGoneError(
+        f"this user may not open the socket {at}",
+        hint=f"have yourself added to the group {group}, then log in anew: "
+        f"usermod -a -G {group} USER",
+        endpoint=endpoint.target,
+        cause=details,
+        group=group,
+    )
+
+
+def _group_of(socket: Path) -> str:
+    """The group that may open it: the socket's, or that of the folder which hides it."""
+    for path in (socket, *socket.parents):
+        try:
+            status = path.stat()
+            name = grp.getgrgid(status.st_gid).gr_name
+        except (OSError, KeyError):
+            continue
+        # The superuser's group stands on what was never given to a group.
+        return name if status.st_gid else _ADMINS
+    return _ADMINS
 
 
 def _diagnose(details: str, endpoint: Endpoint, at: str) -> tuple[str, str, str]:
@@ -166,8 +199,6 @@ def _diagnose(details: str, endpoint: Endpoint, at: str) -> tuple[str, str, str]
 
 
 def _why_unix(details: str) -> str:
-    if "Permission denied" in details:
-        return "this user may not open the socket; "
     if "No such file" in details:
         return "there is no such socket; "
     if "Connection refused" in details:

@@ -14,13 +14,16 @@ Paths are taken from the file's own folder; ``~`` is the home folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from keyd.errors import ConfigError
 from keyd.toml_source import Source, nearest, parse
+
+log = logging.getLogger(__name__)
 
 _SETTINGS = ("endpoint", "ca", "cert", "key", "deadline_s")
 _TOP = ("default", "profile")
@@ -54,8 +57,10 @@ class Profiles:
     files: str = ""
 
 
-def load_profiles(files: Iterable[Path]) -> Profiles:
-    """Read those of the files that exist; a later one wins.
+def load_profiles(files: Sequence[Path]) -> Profiles:
+    """Read those of the files that exist; the last one is the user's own, and wins.
+
+    Another one that this user may not read is left out, with a warning.
 
     Raises:
         ConfigError: with file and line, and the nearest valid name for an unknown setting.
@@ -63,11 +68,18 @@ def load_profiles(files: Iterable[Path]) -> Profiles:
     by_name: dict[str, Profile] = {}
     default = ""
     looked = []
-    for file in files:
+    *shared, own = files
+    for file in (*shared, own):
         looked.append(str(file))
         try:
             text = file.read_bytes()[:_MAX_FILE_BYTES].decode()
         except FileNotFoundError:
+            continue
+        except PermissionError as e:
+            if file is own:
+                raise ConfigError(f"cannot read {file}: {e.strerror}", file=str(file)) from e
+            log.warning("going on without %s, which this user may not read", file)
+            looked[-1] += " (not readable)"
             continue
         except (OSError, UnicodeDecodeError) as e:
             raise ConfigError(f"cannot read {file}: {e}", file=str(file)) from e

@@ -18,6 +18,7 @@ from keyd.errors import InvalidRequestError
 MAX_NAME_CHARS = 500
 """Of one name's value; longer ones would not fit a log line."""
 
+_KINDS = ("uri", "email", "dns", "ip")
 _DNS = re.compile(
     r"(?=.{1,253}$)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
     r"(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*"
@@ -36,7 +37,13 @@ def parse_name(text: str) -> x509.GeneralName:
     Raises:
         InvalidRequestError: unknown kind, or a value that does not fit it.
     """
-    kind, _, value = text.partition(":")
+    kind, colon, value = text.partition(":")
+    if not colon or kind not in _KINDS:
+        raise InvalidRequestError(
+            "name",
+            f"{text[:80]!r} does not say what kind of name it is",
+            hint="write uri:, email:, dns: or ip: in front, as in email:alice@example.org",
+        )
     if kind == "ip":
         try:
             return x509.IPAddress(ipaddress.ip_address(value))

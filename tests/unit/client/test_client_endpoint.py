@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -237,3 +240,46 @@ def test_what_is_no_endpoint_is_refused_with_its_source(text: str) -> None:
         parse_target(text, "KEYD_ENDPOINT")
 
     assert "KEYD_ENDPOINT" in e.value.message
+
+
+@contextmanager
+def unreadable(file: Path) -> Iterator[None]:
+    """Run as a user who may not read the file; the superuser reads everything."""
+    file.chmod(0)
+    as_root = os.geteuid() == 0
+    if as_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if as_root:
+            os.seteuid(0)
+
+
+def test_a_system_client_toml_one_may_not_read_is_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = tmp_path / "etc.toml"
+    shared.write_text("default = 'office'\n")
+
+    with caplog.at_level(logging.WARNING), unreadable(shared):
+        found = load_profiles([shared, Path("/nowhere/client.toml")])
+
+    assert (found.by_name, found.default) == ({}, "")
+    assert f"going on without {shared}" in caplog.text
+    assert f"{shared} (not readable)" in found.files
+
+
+def test_ones_own_client_toml_has_to_be_readable(tmp_path: Path) -> None:
+    own = tmp_path / "client.toml"
+    own.write_text("default = 'office'\n")
+
+    with unreadable(own), pytest.raises(ConfigError, match="cannot read"):
+        load_profiles([Path("/nowhere/client.toml"), own])
+
+
+def test_a_host_and_port_without_a_kind_get_the_right_hint() -> None:
+    for text, meant in (("localhost:7443", "dns:localhost:7443"), ("/run/x", "unix:/run/x")):
+        with pytest.raises(ConfigError) as caught:
+            parse_target(text, "--endpoint")
+        assert caught.value.hint == f"did you mean {meant}?"

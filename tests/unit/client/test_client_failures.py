@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import grp
+import os
+from pathlib import Path
+
 import grpc
 import pytest
 from google.protobuf.any_pb2 import Any
 from google.rpc import error_details_pb2, status_pb2
 
 from keyd import errors
+from keyd.cli.exits import Exit, exit_code
 from keyd.client.endpoint import Endpoint
 from keyd.client.failures import from_call, from_item, snake_case
 from keyd.errors import KeydError
@@ -106,10 +111,29 @@ def test_what_grpc_says_by_itself_names_the_endpoint(
 @pytest.mark.parametrize(
     ("details", "said"),
     [
-        ("connect: Permission denied (13)", "may not open the socket"),
         ("connect: No such file or directory (2)", "no such socket"),
         ("connect: Connection refused (111)", "nobody listens"),
     ],
 )
 def test_why_a_socket_does_not_answer_is_in_the_hint(details: str, said: str) -> None:
     assert said in from_call(grpc.StatusCode.UNAVAILABLE, details, [], HERE).hint
+
+
+@pytest.mark.parametrize("group", [os.getgid(), 0, None])
+def test_a_socket_one_may_not_open_needs_a_person_who_adds_one_to_its_group(
+    tmp_path: Path, group: int | None
+) -> None:
+    socket = tmp_path / "keyd.sock"
+    name = grp.getgrgid(os.getgid()).gr_name if group and os.getgid() else "keyd-admin"
+    if group is not None:
+        socket.touch()
+        if os.getuid() == 0:
+            os.chown(socket, -1, group)
+    endpoint = Endpoint(f"unix:{socket}", "system socket")
+
+    denied = "connect: Permission denied (13)"
+    found = from_call(grpc.StatusCode.UNAVAILABLE, denied, [], endpoint)
+
+    assert exit_code(found) is Exit.NEEDS_PEOPLE
+    assert f"this user may not open the socket unix:{socket} (system socket)" in found.message
+    assert f"usermod -a -G {name} USER" in found.hint
