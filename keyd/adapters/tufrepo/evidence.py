@@ -6,6 +6,7 @@ refuses what follows. The published files prove it: their signatures meet the th
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from keyd.adapters.tufrepo.folder import TIMESTAMP, Folder, file_name
 from keyd.adapters.tufrepo.published import Published, delegator_of
+from keyd.content.envelope import parse
 from keyd.errors import KeydError, RoleNotFoundError, RuleRefusedError
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class Evidence:
         self._shown.add(about)
         try:
             files = self._unknown(daemon, self._published(role))
-            return bool(files and _advance(daemon, files, self.reason))
+            return bool(files and self._show(daemon, files))
         except KeydError:
             return False  # The refusal itself says what a person can do.
 
@@ -67,7 +69,7 @@ class Evidence:
         notes = []
         for daemon in daemons if files else ():
             try:
-                _advance(daemon, files, self.reason)
+                self._show(daemon, files)
             except KeydError as e:
                 if e.reason != KeydError.reason:  # a daemon that does not know the call
                     notes.append(f"the daemon was not told what is published: {e.message}")
@@ -100,6 +102,31 @@ class Evidence:
             daemon.repository, root[1], [RoleFile(*file) for file in files], reason=self.reason
         )
         return True
+
+    def _show(self, daemon: Daemon, files: Files) -> Sequence[object]:
+        from keyd.client import RoleFile
+
+        shown = [RoleFile(*file) for file in files]
+        try:
+            return daemon.client.advance_role(
+                daemon.repository, shown, published=True, reason=self.reason
+            )
+        except RuleRefusedError as e:
+            if e.facts.get("rule") != "no-history" or not self._has_signed_first(daemon):
+                raise
+        # No root is complete there to judge by, but it signed this first one itself: the other
+        # signatures are on it now, and nobody has to be believed.
+        first = self._root(1)
+        rest = [file for file in shown if file.content != first]
+        return daemon.client.import_role(daemon.repository, first, rest, reason=self.reason)
+
+    def _has_signed_first(self, daemon: Daemon) -> bool:
+        """True when the daemon's only root is the first one published here, byte for byte."""
+        if self.folder.root_versions()[:1] != [1]:
+            return False
+        known = daemon.client.get_role(daemon.repository, "root")
+        payload = parse(self._root(1)).payload
+        return known.version == 1 and known.digest == hashlib.sha256(payload).digest()
 
     def _unknown(self, daemon: Daemon, files: Files) -> Files:
         """Without the roots below the one that is complete there."""
@@ -148,11 +175,3 @@ class Evidence:
             if role:
                 files.append((role, (self.folder.metadata / name).read_bytes()))
         return sorted(files, key=lambda file: file[0] != "root")
-
-
-def _advance(daemon: Daemon, files: Files, reason: str) -> Sequence[object]:
-    from keyd.client import RoleFile
-
-    return daemon.client.advance_role(
-        daemon.repository, [RoleFile(*file) for file in files], published=True, reason=reason
-    )
