@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from keyd.cli import output
 from keyd.cli.exits import Exit
 from keyd.cli.settings import Command, Settings
+
+if TYPE_CHECKING:
+    from keyd.client import Client
 
 
 @click.command(cls=Command)
@@ -20,7 +25,9 @@ def status(settings: Settings) -> int:
         now = keyd.status()
         endpoint = keyd.endpoint
         verdict = keyd.checkpoint_verdict
+        waiting = _waiting(keyd)
     value = {
+        "approvals_waiting": waiting,
         "endpoint": endpoint.target,
         "endpoint_source": endpoint.source,
         "health": now.health,
@@ -46,11 +53,22 @@ def status(settings: Settings) -> int:
             ("log", f"{now.log_size} entries, {now.uncheckpointed} without a checkpoint yet"),
             ("your checkpoint", verdict),
             *(("frozen", freeze) for freeze in now.freezes),
+            ("waits for you", f"{waiting} approvals: keydctl approvals --waiting" * bool(waiting)),
             ("policy", f"sha256:{now.policy_sha256}" if now.policy_sha256 else ""),
         ]
     )
     settings.answer(value, text)
     return Exit.DONE if now.health == "SERVING" else Exit.FAILED
+
+
+def _waiting(keyd: Client) -> int:
+    """How many approvals wait for the caller's consent; 0 too where that cannot be told."""
+    from keyd.errors import KeydError
+
+    try:
+        return len(keyd.list_approvals(waits_for_me=True))
+    except KeydError:
+        return 0  # the daemon's health is what was asked for
 
 
 @click.command(cls=Command)

@@ -886,7 +886,14 @@ def test_json_has_the_keys_the_page_promises(
         for n in (1, 2)
     ]
     explained = ctl("explain", roots[1], "--against", roots[0], "--key", "acme/root", "--json").json
+    approval = ctl("approvals", "show", daemon.ask(b"x"), "--json").json
+    daemon.vote("ap-1", "email:carol@example.org")
+    listed = ctl("approvals", "--json").json[0]
     said = {
+        "`approve`": listed,
+        "`approvals show`": set(approval) - set(listed),
+        "each of its `requirements`": listed["requirements"][0],
+        "each of its `votes`": listed["votes"][0],
         "`status`": ctl("status", "--json").json,
         "`whoami`": ctl("whoami", "--json").json,
         "`key show`": key,
