@@ -212,7 +212,7 @@ def accept(settings: Settings, reason: str, yes: bool) -> None:
         },
         output.fields(
             [
-                ("lost", accepted.loss),
+                ("lost", accepted.loss or "nothing; nothing was changed"),
                 ("origin", accepted.origin),
                 ("log index", accepted.log_index),
             ]

@@ -23,7 +23,7 @@ from keyd.adapters.tufrepo.folder import Folder, check_target_path, names_in
 from keyd.adapters.tufrepo.keyring import KeyRing, SigningKey
 from keyd.adapters.tufrepo.report import Report
 from keyd.adapters.tufrepo.settings import Settings
-from keyd.errors import RepositoryError
+from keyd.errors import RepositoryError, VersionTakenError
 
 _HASHES = ("sha256",)
 
@@ -95,9 +95,24 @@ class Repository:
             self.remember([key for role in roles.values() for key in role.keys])
         with self.changing() as change:
             change.stage_root(first_root)
-            report = change.finish()
+            try:
+                report = change.finish()
+            except VersionTakenError as e:
+                raise self._is_known(e) from e
             self.folder.targets.mkdir(exist_ok=True)
             return report
+
+    def _is_known(self, taken: VersionTakenError) -> VersionTakenError:
+        """What to do where the daemon knows another repository of this name."""
+        name = self.settings.repository
+        error = VersionTakenError(
+            taken.message,
+            hint=f"a draft that was never published: keydctl role supersede {name} root; a "
+            f"repository that begins again: keydctl role reset {name}; another one: give it "
+            "another name with --repository",
+        )
+        error.facts = taken.facts
+        return error
 
     def add(
         self,
