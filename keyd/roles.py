@@ -38,6 +38,7 @@ from keyd.model import (
     PutMark,
     Registry,
 )
+from keyd.roleconsents import RoleConsents
 from keyd.roleentries import RoleEntries, change_line
 from keyd.rolegrants import RoleGrants
 from keyd.roleviews import RoleView, RoleViews
@@ -95,6 +96,7 @@ class Roles:
         self._clock = clock
         self._accept_loss = accept_loss
         self._grants = RoleGrants(gate, registry)
+        self._consents = RoleConsents(self._grants, approvals)
         self._views = RoleViews(gate, registry, self._grants)
         self._entries = RoleEntries(gate, approvals, audit)
 
@@ -171,7 +173,9 @@ class Roles:
                 "marks": {change.mark.role: change_line(change) for change in evidence.changes},
             }
             summary = f"import {printable(repository)}: {len(evidence.changes)} roles"
-            consent = await self._consent(caller, repository, roles, parameters, said, summary)
+            consent = await self._consents.consent(
+                caller, repository, roles, parameters, said=said, summary=summary
+            )
         return await self._settle(caller, "role-import", evidence, said, consent, dry_run=dry_run)
 
     async def advance(
@@ -230,7 +234,7 @@ class Roles:
             )
             await self._entries.turned_down(caller, "role-supersede", repository, role, error)
             raise error
-        consent = await self._consent_to_loss(caller, "supersede", mark, said)
+        consent = await self._consents.consent_to_end(caller, "supersede", mark, said=said)
         after: Mark | None = None
         effect: Effect = DropMark(repository, role, digest)
         if mark.complete is not None and mark.complete.digest != mark.newest.digest:
@@ -256,7 +260,7 @@ class Roles:
         """Forget a role, for a server that was restored or starts again; raises as
         :meth:`supersede`, but forgets published versions too."""
         mark = await self._begin(caller, "role-reset", repository, role, digest, said)
-        consent = await self._consent_to_loss(caller, "reset", mark, said)
+        consent = await self._consents.consent_to_end(caller, "reset", mark, said=said)
         drop = DropMark(repository, role, digest)
         await self._entries.given_up(
             caller, "role-reset", mark, None, said=said, effects=(drop, *consent)
@@ -330,44 +334,6 @@ class Roles:
             alert = e.facts.get("rule") == "evidence-conflict"
             await self._entries.turned_down(caller, action, repository, role, e, alert=alert)
             raise
-
-    async def _consent(
-        self,
-        caller: Caller,
-        repository: str,
-        roles: set[str],
-        parameters: dict[str, object],
-        said: str,
-        summary: str,
-    ) -> tuple[Effect, ...]:
-        used: list[Effect] = []
-        for key, context in self._grants.who_demands(caller, Action.ROLE, repository, roles):
-            used += await self._approvals.consent_to(
-                caller,
-                Action.ROLE,
-                key.name,
-                parameters,
-                said=said,
-                context=context,
-                summary=summary,
-            )
-        return tuple(used)
-
-    async def _consent_to_loss(
-        self, caller: Caller, operation: str, mark: Mark, said: str
-    ) -> tuple[Effect, ...]:
-        parameters: dict[str, object] = {
-            "operation": operation,
-            "repository": mark.repository,
-            "role": mark.role,
-            "version": mark.newest.version,
-            "digest": f"sha256:{mark.newest.digest.hex()}",
-        }
-        summary = (
-            f"{operation} {of(Context(mark.repository, mark.role))}, v{mark.newest.version}, "
-            f"which is {mark.state}"
-        )
-        return await self._consent(caller, mark.repository, {mark.role}, parameters, said, summary)
 
     async def _settle(
         self,
