@@ -320,6 +320,32 @@ def test_a_backup_of_the_running_daemon_brings_back_a_lost_disk(
         assert str(entry.fields["principal"]).startswith("system:uid-")
 
 
+def test_a_running_daemon_goes_on_under_a_new_origin_once_its_loss_is_accepted(
+    daemon: DaemonProcess, folder: Path
+) -> None:
+    config = daemon.folder / "keyd.toml"
+    with connect(daemon) as client:
+        create(client, BOUND, Binding("acme", "targets"))
+        assert keyd_server("backup", folder / "b", "--config", config).returncode == 0
+        create(client, FREE)
+        lost = client.checkpoint(fresh=True)
+    daemon.stop()
+    shutil.rmtree(daemon.folder / "state")
+    assert keyd_server("restore", folder / "b", "--config", config).returncode == 0
+    daemon.start()
+
+    with connect(daemon) as client:
+        accepted = client.accept_loss(reason="the disk died")
+        sign_targets(client, BOUND)
+        newest = client.checkpoint(fresh=True)
+
+    assert "the checkpoint file outside the state folder covers" in accepted.loss
+    assert newest.origin == accepted.origin
+    assert newest.origin.startswith(f"{lost.origin}/2-")
+    printed = keyd_server("log-key", "--config", config).stdout.splitlines()
+    assert [line.partition("+")[0] for line in printed] == [lost.origin, newest.origin]
+
+
 def test_restore_overwrites_nothing_and_backup_neither(daemon: DaemonProcess, folder: Path) -> None:
     config = daemon.folder / "keyd.toml"
     file = folder / "keyd.backup"
