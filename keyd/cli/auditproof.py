@@ -132,6 +132,7 @@ def verify(
         "origin": report.newest.origin,
         "root_hash": report.newest.root_hash.hex(),
         "against_kept_checkpoint": checkpoint is not None,
+        "losses": [loss.text for loss in report.losses],
     }
     settings.answer(
         value,
@@ -139,6 +140,8 @@ def verify(
         + (", nothing missing since the checkpoint you kept" if checkpoint else "")
         + _consents_told(len(consents), signers is not None),
     )
+    for loss in report.losses:
+        output.note(loss.text)
 
 
 def _consents_told(count: int, verified: bool) -> str:
