@@ -90,7 +90,8 @@ def verify_advance(
     *,
     published: bool,
 ) -> Evidence:
-    """What files show beyond the marks known here, from the last complete root.
+    """What files show beyond the marks known here, from the last complete root; before there was
+    one, from root version 1 as it was signed here, whose other holders may have signed elsewhere.
 
     ``published``: the files are what clients get.
 
@@ -101,20 +102,26 @@ def verify_advance(
     """
     root = known.get("root")
     content = root.contents.complete if root else b""
-    if root is None or not content:
-        raise refuse(
-            "no-history",
-            f"no complete root of {printable(repository)} is known here to judge the files by",
-            hint=f"start from a root you trust: {command('import', Context(repository, 'root'))}",
-            context=Context(repository, "root"),
-        )
+    begun = root is not None and not content and root.mark.newest.version == 1
+    if root is None or not (content or begun):
+        raise _no_history(repository)
     found = read_files(repository, files)
     place = place_advanced(published=published)
     work = _Work(repository, found, known, now, place)
-    document = parse_document(content)
+    document = parse_document(content or root.contents.newest)
     assert isinstance(document, Root)
-    work.follow(document)
+    if not work.follow(document, is_complete=not begun) and found.keys() - {"root"}:
+        raise _no_history(repository)
     return work.finish()
+
+
+def _no_history(repository: str) -> RuleRefusedError:
+    return refuse(
+        "no-history",
+        f"no complete root of {printable(repository)} is known here to judge the files by",
+        hint=f"start from a root you trust: {command('import', Context(repository, 'root'))}",
+        context=Context(repository, "root"),
+    )
 
 
 class _Work:
@@ -157,16 +164,18 @@ class _Work:
             self._root = _root_of(shown)
         self._apply(last)
 
-    def follow(self, complete: Root) -> None:
-        """Advance: from the last complete root known here."""
-        self._root = complete
+    def follow(self, first: Root, *, is_complete: bool) -> bool:
+        """Advance: from the last complete root known here, or the first that was begun here. True
+        when there is a complete one then."""
+        self._root = first
         for shown in self._found.get("root", ()):
-            if shown.document.version == complete.version:
+            if shown.document.version == first.version:
                 self._agree(shown)
-                self._apply(self._root_proposal(shown, None))
-        for shown in self._following(complete):
+                is_complete |= self._apply(self._root_proposal(shown, None))
+        for shown in self._following(first):
             if self._apply(self._root_proposal(shown, self._root)):
-                self._root = _root_of(shown)
+                self._root, is_complete = _root_of(shown), True
+        return is_complete
 
     def _following(self, first: Root) -> Iterator[Shown]:
         for shown in self._found.get("root", ()):

@@ -456,3 +456,52 @@ def test_the_page_on_roles_tells_a_way_out_of_every_refusal() -> None:
     told = {cells[1].strip().strip("`"): cells[3].strip() for cells in rows}
 
     assert all(told.get(word) for word in WORDS)
+
+
+# ------------------------------------------------------------------------------- a first root
+
+
+def begun_by(first: Metadata[Root], *by: CryptoSigner) -> dict[str, Known]:
+    """Root v1 as one of its holders signed it here: nothing was complete before."""
+    known = imported(first).changes[0]
+    signers = frozenset(identity(signer) for signer in by)
+    mark = replace(known.mark, state=MarkState.SIGNED, signers=signers, complete=None)
+    return {"root": Known(mark, replace(known.contents, complete=b""))}
+
+
+def test_the_other_holders_signatures_complete_the_first_root_and_what_was_published_with_it() -> (
+    None
+):
+    first = root(1, ALICE, BOB, by=[ALICE, BOB], threshold=2)
+
+    evidence = advanced(
+        begun_by(first, ALICE),
+        file("root", first),
+        file("targets", a_targets(1, signed_by=[ALICE])),
+    )
+
+    assert stands(evidence) == {
+        "root": (1, MarkState.PUBLISHED),
+        "targets": (1, MarkState.PUBLISHED),
+    }
+
+
+def test_a_first_root_that_still_lacks_signatures_vouches_for_nothing_else() -> None:
+    first = root(1, ALICE, BOB, CAROL, by=[ALICE, BOB, CAROL], threshold=3)
+    known = begun_by(first, ALICE)
+    partly = file("root", only_signed_by(first, [BOB]))
+
+    assert stands(advanced(known, partly)) == {"root": (1, MarkState.SIGNED)}
+    with pytest.raises(RuleRefusedError) as error:
+        advanced(known, partly, file("targets", a_targets(1, signed_by=[ALICE])))
+
+    assert refused(error) == "no-history"
+
+
+def test_another_first_root_than_the_one_signed_here_is_refused() -> None:
+    known = begun_by(root(1, ALICE, BOB, by=[ALICE, BOB], threshold=2), ALICE)
+
+    with pytest.raises(RuleRefusedError) as error:
+        advanced(known, file("root", root(1, CAROL, by=[CAROL])))
+
+    assert refused(error) == "evidence-conflict"
