@@ -166,7 +166,7 @@ def _say_none(settings: Settings, ended: Sequence[Ceremony], name: str, folder: 
     show_default=True,
     help="How long it may be signed and taken back.",
 )
-@click.option("--since", type=click.IntRange(min=1), default=0, help="The oldest root to include.")
+@click.option("--since", type=click.IntRange(min=0), default=0, help="The oldest root to include.")
 @click.option("--reason", default="", help="Why, shown to those who are asked, as your claim.")
 @click.pass_obj
 def export(

@@ -64,7 +64,8 @@ class Cosigner:
         """
         repository, before = self.request.repository, self.request.version - 1
         role = self._find_role()
-        if role is None or not role.complete_version:
+        known, digest = _known(role)
+        if not known:
             return self._check_trust()
         if not any(_fits(binding, repository) for binding in key.bindings):
             raise refuse(
@@ -73,8 +74,7 @@ class Cosigner:
                 "all rules",
                 hint="if you hold that root, vouch for it: --trust-root FILE",
             )
-        known = role.complete_version
-        if known > before and role.complete_digest != self._draft_digest:
+        if known > before and digest != self._draft_digest:
             raise refuse(
                 "replayed",
                 f"root {known} of {repository} is complete here; the bundle is about root "
@@ -82,7 +82,7 @@ class Cosigner:
                 hint="do not sign; ask whoever sent it",
             )
         if known <= before:
-            self._check_same(known, role.complete_digest)
+            self._check_same(known, digest)
         return f"this daemon knows root {known} of it"
 
     def _check_same(self, known: int, digest: bytes) -> None:
@@ -182,7 +182,7 @@ class Cosigner:
 
         repository = self.request.repository
         role = self._find_role()
-        if role is None or not role.complete_version:
+        if role is None or not _known(role)[0]:
             rotation.bind(self.client, key, repository, ROOT)
             trusted = self._trusted().document.version
             files = [
@@ -238,6 +238,16 @@ class Cosigner:
             proof.checkpoint.note,
             proof.checkpoint.verifier_keys or keys,
         )
+
+
+def _known(role: Role | None) -> tuple[int, bytes]:
+    """The root a daemon goes by, and its digest: the last complete one, or root 1 that it signed
+    itself and whose other signatures it has not seen; 0 for none."""
+    if role is None:
+        return 0, b""
+    if not role.complete_version and role.version == 1:
+        return 1, role.digest
+    return role.complete_version, role.complete_digest
 
 
 def _fits(binding: Binding, repository: str) -> bool:
