@@ -1,0 +1,134 @@
+"""A pcscd of our own: its socket handed over as systemd does, its one virtual reader.
+
+vpcd listens on every address of the machine, and a pcscd that runs as root would open any YubiKey
+that is really plugged in. So where the kernel allows it this process enters a network namespace
+with nothing but a loopback, and a mount namespace without USB drivers and without the system's
+/run; the filesystem's sockets reach through both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import shutil
+import socket
+import struct
+import subprocess
+from pathlib import Path
+
+PCSCD = Path("/usr/sbin/pcscd")
+DRIVERS = Path("/usr/lib/pcsc/drivers")
+DRIVER = DRIVERS / "serial/libifdvpcd.so"
+READER = "Yubico YubiKey OTP+FIDO+CCID"
+"""libykcs11 wants a name that starts with Yubico, yubikit one that contains "yubico yubikey".
+vpcd makes two slots of it: "... 00 00" and "... 00 01"."""
+SLOTS = 2
+
+_CLONE_NEWNS = 0x00020000
+_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWNET = 0x40000000
+_MS_REC_PRIVATE = 0x4000 | 0x40000
+_SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
+_IFF_UP = 1
+_FIRST_PORT_ALONE = 35963
+
+
+def isolate() -> bool:
+    """Enter namespaces of our own; False where the kernel does not let us. One thread only."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    user, group = os.geteuid(), os.getegid()
+    if libc.unshare(_CLONE_NEWNS | _CLONE_NEWNET):
+        if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWNET):
+            return False
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+    _mount(libc, b"none", b"/", b"", _MS_REC_PRIVATE)
+    for folder in (b"/run", bytes(DRIVERS)):
+        _mount(libc, b"bench", folder, b"tmpfs", 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        request = bytearray(struct.pack("16sh22x", b"lo", 0))
+        fcntl.ioctl(sock, _SIOCGIFFLAGS, request)
+        flags = struct.unpack_from("16sh", request)[1]
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
+    return True
+
+
+def _mount(libc: ctypes.CDLL, source: bytes, target: bytes, kind: bytes, flags: int) -> None:
+    if libc.mount(source, target, kind, flags, None):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), target.decode())
+
+
+class PrivatePcscd:
+    """pcscd and its socket below ``folder``. Start it from the main thread: it dies with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket_path = folder / "pcscd.comm"
+        self._log = folder / "pcscd.log"
+        self._configuration = folder / "readers"
+        self._configuration.mkdir()
+        driver = folder / DRIVER.name
+        shutil.copy(DRIVER, driver)
+        self.isolated = isolate()
+        self.port = _FIRST_PORT_ALONE if self.isolated else _free_ports()
+        (self._configuration / "yubikey").write_text(
+            f'FRIENDLYNAME "{READER}"\nDEVICENAME /dev/null:{self.port:#x}\nLIBPATH {driver}\n'
+            f"CHANNELID {self.port:#x}\n"
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id; 0 while none runs."""
+        return self._process.pid if self._process is not None else 0
+
+    def start(self) -> None:
+        """Start it; clients can connect from now on and wait until it answers."""
+        self.kill()
+        self.socket_path.unlink(missing_ok=True)
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
+            self._log.open("ab") as log,
+        ):
+            listener.bind(str(self.socket_path))
+            self.socket_path.chmod(0o666)
+            listener.listen(16)
+            # sd_listen_fds(3): the socket is descriptor 3, for the process LISTEN_PID names.
+            script = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" -f -c "$1" 3<&"$2"'
+            command = [str(PCSCD), str(self._configuration), str(listener.fileno())]
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "sh", "-c", script, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(listener.fileno(),),
+            )
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would; its socket is left behind and nobody answers."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self._process.wait(10)
+        self._process = None
+
+    def log(self) -> str:
+        """What it said, for a failing test."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+
+def _free_ports() -> int:
+    """The first of SLOTS ports in a row that nobody listens on."""
+    for _ in range(50):
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            first = held.enter_context(socket.socket())
+            first.bind(("", 0))
+            port = int(first.getsockname()[1])
+            for offset in range(1, SLOTS):
+                held.enter_context(socket.socket()).bind(("", port + offset))
+            return port
+    raise OSError("no ports for the virtual reader")
