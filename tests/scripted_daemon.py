@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import grpc
 from cryptography.hazmat.primitives import hashes
@@ -149,7 +149,7 @@ class ScriptedDaemon(ScriptedApprovals):
             port = self._server.add_secure_port("127.0.0.1:0", tls)
             self.endpoint = f"dns:localhost:{port}"
 
-    def __enter__(self) -> ScriptedDaemon:
+    def __enter__(self) -> Self:
         self._server.start()
         return self
 
