@@ -29,7 +29,7 @@ from keyd.machine import make_folder, raise_open_files
 from keyd.model import SYSTEM, Caller, EntryDraft, Outcome
 from keyd.policy import FilePolicy
 from keyd.report import NOT_SIGNING, Report
-from keyd.rooms import Core, build_rooms
+from keyd.rooms import Core, build_look_ahead, build_rooms
 from keyd.server.http import Pages
 from keyd.server.listeners import Door, open_door
 from keyd.server.metrics import Metrics
@@ -135,11 +135,13 @@ class Daemon:
         await self._record("start", f"keyd {__version__}, policy {self._policy.hash[:16]}")
         self._stack.push_async_callback(self._record, "stop", "drained")
         self._stack.push_async_callback(self._watch.idle)
+        self._stack.push_async_callback(self._look_ahead.stop)
         await self._device.start()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_SETTLE_S):
                 await self._watch.idle()
 
+        self._look_ahead.look()
         await self._open(self._services(store))
         if config.metrics is not None:
             pages = Pages(self._metrics, self._report.healthy)
@@ -150,6 +152,7 @@ class Daemon:
         tending = Tending(
             set_health=self._set_health,
             catch_up=self._watch.catch_up,
+            look_ahead=self._look_ahead.look,
             refusals=self._log.refusals,
             metrics=self._metrics,
         )
@@ -205,21 +208,7 @@ class Daemon:
             tokens=self._device.tokens,
             metrics=self._metrics,
         )
-        self._report = Report(
-            log=self._log,
-            registry=registry,
-            device=self._device,
-            policy=self._policy,
-            started_at=self._clock.now(),
-        )
-        self._metrics.watch(self._report.gauges, self._device.tokens)
-        # Known before the log starts: it compares itself with the checkpoint file by this key.
-        self._set_signers()
-
-    def _services(self, store: Store) -> Services:
-        workers = ThreadPoolExecutor(_CHECK_THREADS, thread_name_prefix="keyd-check")
-        self._stack.callback(workers.shutdown)
-        core = Core(
+        self._core = Core(
             store=store,
             log=self._log,
             policy=self._policy,
@@ -228,8 +217,28 @@ class Daemon:
             enrolment=self._enrolment,
             clock=self._clock,
         )
+        self._look_ahead = build_look_ahead(
+            self._core,
+            ahead_s=config.rotation.ahead_days * 86_400,
+            prepare=config.rotation.prepare,
+        )
+        self._report = Report(
+            log=self._log,
+            registry=registry,
+            device=self._device,
+            policy=self._policy,
+            look_ahead=self._look_ahead,
+            clock=self._clock,
+        )
+        self._metrics.watch(self._report.gauges, self._device.tokens)
+        # Known before the log starts: it compares itself with the checkpoint file by this key.
+        self._set_signers()
+
+    def _services(self, store: Store) -> Services:
+        workers = ThreadPoolExecutor(_CHECK_THREADS, thread_name_prefix="keyd-check")
+        self._stack.callback(workers.shutdown)
         wait_s = self._config.server.destroy_wait_days * 86_400
-        rooms = build_rooms(core, workers, destroy_wait_s=wait_s)
+        rooms = build_rooms(self._core, workers, destroy_wait_s=wait_s)
         self._background.start(rooms.approvals.tend())
         to_drain = (rooms.approvals, rooms.signing, self._enrolment, rooms.keys, rooms.tokens)
         for room in to_drain:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Sequence
 
 from keyd.audit.log import Log
 from keyd.errors import KeydError
-from keyd.model import Device, Policy, Registry, TokenState, VersionState
+from keyd.lookahead import LookAhead
+from keyd.model import Clock, Device, Key, Policy, Registry, TokenState, VersionState
 from keyd.server.metrics import Gauges
-from keyd.server.wire.audit import StatusReport
+from keyd.server.wire.audit import DueRotation, StatusReport
 from keyd.server.wire.keys import freeze_line
 
 SERVING = "SERVING"
 DEGRADED = "DEGRADED"
 NOT_SIGNING = "NOT_SIGNING"
+
+_SHOWN_DUE = 20
+_SHOWN_EXPIRING = 5
+_MEASURED_KEYS = 200
 
 
 class Report:
@@ -26,13 +31,19 @@ class Report:
         registry: Registry,
         device: Device,
         policy: Policy,
-        started_at: datetime,
+        look_ahead: LookAhead,
+        clock: Clock,
     ) -> None:
         self._log = log
         self._registry = registry
         self._device = device
         self._policy = policy
-        self._started_at = started_at
+        self._look_ahead = look_ahead
+        self._clock = clock
+        self._started_at = clock.now()
+        self._keys: Sequence[Key] = ()
+        self._pending: list[str] = []
+        self._unbound = 0
 
     def health(self) -> str:
         """NOT_SIGNING: nobody gets a signature now; DEGRADED: something needs a person."""
@@ -42,28 +53,54 @@ class Report:
 
     def status(self) -> StatusReport:
         """Everything a person or a monitor wants to know."""
-        keys = self._registry.keys()
+        now, ahead = self._clock.now(), self._look_ahead
+        self._count_keys()
         return StatusReport(
             started_at=self._started_at,
             health=self.health(),
             problems=self._problems(),
-            keys=len(keys),
-            unbound_keys=self._unbound(),
+            keys=len(self._keys),
+            unbound_keys=self._unbound,
             log_size=self._log.size,
             uncheckpointed=self._log.uncheckpointed,
             freezes=[freeze_line(f) for f in self._registry.freezes()],
             policy_sha256=self._policy.hash,
+            due=[
+                DueRotation(
+                    key=due.key.name,
+                    version=due.active.number,
+                    at=due.at,
+                    is_overdue=due.is_overdue(now),
+                    note=ahead.preparing.note(due),
+                )
+                for due in ahead.rotations.ahead(now)[:_SHOWN_DUE]
+            ],
+            overdue=ahead.rotations.overdue(now),
+            expiring=ahead.expiries.soonest[:_SHOWN_EXPIRING],
+            expired=ahead.expiries.expired(now),
         )
 
     def gauges(self) -> Gauges:
         """The same for Prometheus."""
+        now, ahead = self._clock.now(), self._look_ahead
+        self._count_keys()
         return Gauges(
             health={SERVING: 2, DEGRADED: 1}.get(self.health(), 0),
             log_size=self._log.size,
             uncheckpointed=self._log.uncheckpointed,
-            keys=len(self._registry.keys()),
-            unbound_keys=self._unbound(),
+            keys=len(self._keys),
+            unbound_keys=self._unbound,
             freezes=len(self._registry.freezes()),
+            due=[
+                (due.key.name, (due.at - now).total_seconds())
+                for due in ahead.rotations.all()[:_MEASURED_KEYS]
+            ],
+            overdue=ahead.rotations.overdue(now),
+            expiring=[
+                (each.repository, each.role, (each.expires - now).total_seconds())
+                for each in ahead.expiries.soonest
+            ],
+            expired=ahead.expiries.expired(now),
         )
 
     def healthy(self) -> tuple[bool, str]:
@@ -90,18 +127,22 @@ class Report:
             for t in self._device.tokens()
             if t.state is not TokenState.READY
         ]
-        found += [
-            f"{v.name} is PENDING: it is finished or undone when token {key.token} is ready"
-            for key in self._registry.keys()  # noqa: SIM118 - a method, not a dict
-            for v in key.versions
-            if v.state is VersionState.PENDING
-        ]
+        self._count_keys()
+        found += self._pending
         found += [freeze_line(f) for f in self._registry.freezes()]
         return found
 
-    def _unbound(self) -> int:
-        return sum(
-            1
-            for key in self._registry.keys()  # noqa: SIM118 - a method, not a dict
-            if not key.bindings
-        )
+    def _count_keys(self) -> None:
+        """Go through the keys, unless they are those of the last look: health is asked for several
+        times a second."""
+        keys = self._registry.keys()
+        if keys is self._keys:
+            return
+        self._keys = keys
+        self._pending = [
+            f"{v.name} is PENDING: it is finished or undone when token {key.token} is ready"
+            for key in keys
+            for v in key.versions
+            if v.state is VersionState.PENDING
+        ]
+        self._unbound = sum(not key.bindings for key in keys)

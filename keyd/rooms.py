@@ -9,11 +9,16 @@ from keyd import content, sshsig
 from keyd.approvals import Approvals, new_approval_id
 from keyd.audit.log import Log
 from keyd.ceremonies import Ceremonies
+from keyd.due import Rotations
 from keyd.enrolment import Enrolment
+from keyd.expiring import Expiries
 from keyd.gate import Gate
 from keyd.keys import Keys
+from keyd.lookahead import LookAhead
 from keyd.markbook import MarkBook
 from keyd.model import Caller, Clock, Device, Effect, Policy
+from keyd.openings import Openings
+from keyd.preparing import Preparing
 from keyd.roles import AcceptedLoss, AcceptLoss, Roles
 from keyd.signing import Signing
 from keyd.store.store import Store
@@ -105,6 +110,39 @@ def build_rooms(core: Core, workers: Executor, *, destroy_wait_s: int) -> Rooms:
             clock=clock,
             accept_loss=_accepting(log),
         ),
+    )
+
+
+def build_look_ahead(core: Core, *, ahead_s: float, prepare: bool) -> LookAhead:
+    """What looks at rotations and expiries. ``ahead_s``: how long ahead rotations are told at
+    most; ``prepare``: also prepare them."""
+    gate, log, clock, registry = core.gate, core.log, core.clock, core.store.registry
+    openings = Openings(
+        gate=gate,
+        registry=registry,
+        marks=core.store.marks,
+        ceremonies=core.store.ceremonies,
+        audit=log,
+        clock=clock,
+        new_id=new_approval_id,
+    )
+    return LookAhead(
+        registry=registry,
+        rotations=Rotations(registry, ahead_s=ahead_s),
+        expiries=Expiries(core.store.marks),
+        preparing=Preparing(
+            enabled=prepare,
+            gate=gate,
+            registry=registry,
+            device=core.device,
+            enrolment=core.enrolment,
+            openings=openings,
+            clock=clock,
+        ),
+        audit=log,
+        clock=clock,
+        check_clock=log.check_clock,
+        get_flag=core.store.get_flag,
     )
 
 

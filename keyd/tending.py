@@ -1,4 +1,5 @@
-"""What the daemon does for itself, again and again: health, metrics, watchdog, unfinished work."""
+"""What the daemon does for itself, again and again: health, metrics, watchdog, unfinished work,
+what comes due."""
 
 from __future__ import annotations
 
@@ -24,14 +25,17 @@ class Tending:
         *,
         set_health: Callable[[], None],
         catch_up: Callable[[], None],
+        look_ahead: Callable[[], None],
         refusals: Refusals,
         metrics: Metrics,
         interval_s: float = _INTERVAL_S,
     ) -> None:
         """``set_health``: make the health service true. ``catch_up``: take up unfinished work
-        again where that can come to something. Neither blocks."""
+        again where that can come to something. ``look_ahead``: see to what comes due. None of
+        them blocks."""
         self._set_health = set_health
         self._catch_up = catch_up
+        self._look_ahead = look_ahead
         self._refusals = refusals
         self._metrics = metrics
         self._interval_s = interval_s
@@ -55,6 +59,7 @@ class Tending:
                 if now - caught_up >= _CATCH_UP_S:
                     caught_up = now
                     self._catch_up()
+                    self._look_ahead()
                 self._failed = ""
             except Exception as e:
                 # Told once: four tracebacks a second would hide everything else.

@@ -9,6 +9,7 @@ import click
 from keyd.cli import output
 from keyd.cli.exits import Exit
 from keyd.cli.settings import Command, Settings
+from keyd.client.types import DueRotation, ExpiringRole
 
 if TYPE_CHECKING:
     from keyd.client import Client
@@ -39,6 +40,28 @@ def status(settings: Settings) -> int:
         "log_size": now.log_size,
         "uncheckpointed": now.uncheckpointed,
         "freezes": list(now.freezes),
+        "due_rotations": [
+            {
+                "key": d.key,
+                "version": d.version,
+                "due_at": output.iso(d.at),
+                "overdue": d.is_overdue,
+                "note": d.note,
+            }
+            for d in now.due_rotations
+        ],
+        "overdue_keys": now.overdue_keys,
+        "expiring_roles": [
+            {
+                "repository": e.repository,
+                "role": e.role,
+                "version": e.version,
+                "expires_at": output.iso(e.expires_at),
+                "state": e.state,
+            }
+            for e in now.expiring_roles
+        ],
+        "expired_roles": now.expired_roles,
         "policy_sha256": now.policy_sha256,
         "checkpoint_verdict": verdict,
     }
@@ -53,6 +76,10 @@ def status(settings: Settings) -> int:
             ("log", f"{now.log_size} entries, {now.uncheckpointed} without a checkpoint yet"),
             ("your checkpoint", verdict),
             *(("frozen", freeze) for freeze in now.freezes),
+            *(("rotation", _rotation(due)) for due in now.due_rotations),
+            ("overdue", f"{now.overdue_keys} keys" if now.overdue_keys else ""),
+            *(("expires", _expiry(role)) for role in now.expiring_roles),
+            ("expired", f"{now.expired_roles} roles" if now.expired_roles else ""),
             ("waits for you", f"{waiting} approvals: keydctl approvals --waiting" * bool(waiting)),
             ("policy", f"sha256:{now.policy_sha256}" if now.policy_sha256 else ""),
         ]
@@ -69,6 +96,16 @@ def _waiting(keyd: Client) -> int:
         return len(keyd.list_approvals(waits_for_me=True))
     except KeydError:
         return 0  # the daemon's health is what was asked for
+
+
+def _rotation(due: DueRotation) -> str:
+    word = "was due" if due.is_overdue else "is due"
+    return f"{due.key} {word} {output.when(due.at)}: {due.note}"
+
+
+def _expiry(role: ExpiringRole) -> str:
+    name = f"{role.repository}:{role.role} v{role.version}"
+    return f"{output.when(role.expires_at)}: {name} ({role.state})"
 
 
 @click.command(cls=Command)

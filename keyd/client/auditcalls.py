@@ -156,6 +156,18 @@ def status() -> Call[types.Status]:
             freezes=tuple(m.freezes),
             policy_sha256=m.policy_sha256,
             unbound_keys=m.unbound_keys,
+            due_rotations=tuple(
+                types.DueRotation(d.key, d.version, wire.time(d.due_at), d.overdue, d.note)
+                for d in m.due_rotations
+            ),
+            overdue_keys=m.overdue_keys,
+            expiring_roles=tuple(
+                types.ExpiringRole(
+                    e.repository, e.role, e.version, wire.time(e.expires_at), e.state
+                )
+                for e in m.expiring_roles
+            ),
+            expired_roles=m.expired_roles,
         ),
         repeatable=True,
     )

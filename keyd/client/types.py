@@ -202,8 +202,33 @@ class WhoAmI:
 
 
 @dataclass(frozen=True, slots=True)
+class DueRotation:
+    """A key whose rotation is due soon, or overdue. ``at``: when its active ``version`` is as old
+    as the key's period. ``note``: how far it is prepared and what to do, for people."""
+
+    key: str
+    version: int
+    at: datetime
+    is_overdue: bool
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiringRole:
+    """What expires first of a role: its last complete version or one signed since. ``state``:
+    SIGNED, COMPLETE or PUBLISHED."""
+
+    repository: str
+    role: str
+    version: int
+    expires_at: datetime
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
-    """State of the daemon. ``health``: SERVING, DEGRADED or NOT_SIGNING."""
+    """State of the daemon. ``health``: SERVING, DEGRADED or NOT_SIGNING. ``due_rotations`` and
+    ``expiring_roles``: the soonest few; ``overdue_keys`` and ``expired_roles``: how many."""
 
     server_version: str
     started_at: datetime | None
@@ -215,6 +240,10 @@ class Status:
     freezes: tuple[str, ...]
     policy_sha256: str
     unbound_keys: int
+    due_rotations: tuple[DueRotation, ...] = ()
+    overdue_keys: int = 0
+    expiring_roles: tuple[ExpiringRole, ...] = ()
+    expired_roles: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from keyd.config.sections import (
     ListenerSection,
     LogSection,
     MetricsSection,
+    RotationSection,
     ServerSection,
     TcpListenerSection,
     TokenSection,
@@ -35,6 +36,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "log": LogSection,
     "limits": LimitsSection,
     "metrics": MetricsSection,
+    "rotation": RotationSection,
     "token": TokenSection,
 }
 _SECRET_WORDS = ("pin", "password", "passphrase", "secret")

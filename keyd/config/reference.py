@@ -13,6 +13,7 @@ from keyd.config.sections import (
     LimitsSection,
     LogSection,
     MetricsSection,
+    RotationSection,
     ServerSection,
     TcpListenerSection,
     TokenSection,
@@ -27,6 +28,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[[token]]", TokenSection),
     ("[limits]", LimitsSection),
     ("[metrics]", MetricsSection),
+    ("[rotation]", RotationSection),
 )
 
 

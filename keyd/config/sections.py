@@ -251,6 +251,24 @@ class MetricsSection(Section):
     )
 
 
+class RotationSection(Section):
+    """Keys with a rotation period, when that is nearly over."""
+
+    ahead_days: float = Field(
+        14.0,
+        ge=0,
+        le=366,
+        description="Days before a rotation is due at which it is told (status, log) and may be "
+        "prepared; a tenth of the key's period where that is shorter.",
+    )
+    prepare: bool = Field(
+        False,
+        description="Prepare what is due: generate the new version on the token, staged, draft "
+        "the next root and open the ceremony that waits for its holders. Nothing is signed, "
+        "activated or published by itself: docs/ceremonies.md.",
+    )
+
+
 ListenerSection = Annotated[UnixListenerSection | TcpListenerSection, Field(discriminator="kind")]
 
 
@@ -261,6 +279,7 @@ class Config(Section):
     log: LogSection
     limits: LimitsSection = LimitsSection()  # type: ignore[call-arg]
     metrics: MetricsSection | None = None
+    rotation: RotationSection = RotationSection()  # type: ignore[call-arg]
     listeners: Annotated[tuple[ListenerSection, ...], Field(strict=False)] = Field(alias="listener")
     tokens: Annotated[tuple[TokenSection, ...], Field(strict=False)] = Field(alias="token")
 

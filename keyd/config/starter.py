@@ -78,6 +78,12 @@ pin = {pin}
 # Prometheus, on loopback only:
 # [metrics]
 # address = "127.0.0.1:9464"
+
+# Rotations of keys with a period are told ahead; with prepare the new version is made, and a
+# ceremony waits for the holders of root.
+# [rotation]
+# ahead_days = 14.0
+# prepare = false
 """
 
 

@@ -1,7 +1,8 @@
 """Prometheus metrics on a registry of their own.
 
-Labels are bounded by the configuration and the API: methods, reasons, tokens, schemes. Never a key,
-a principal or anything else a caller can invent.
+Labels are bounded by the configuration and the API: methods, reasons, tokens, schemes. Never a
+principal or anything else a stranger can invent. Keys and roles are labels only of what is due
+first, and of a bounded number of them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ class Gauges:
     """What is read at the moment of a scrape.
 
     ``health``: 2 serving, 1 degraded, 0 not signing. ``last_entry_s`` and ``checkpoint_s``: Unix
-    times of the newest entry and checkpoint, 0 while there is none.
+    times of the newest entry and checkpoint, 0 while there is none. ``due``: keys and the seconds
+    until their rotation is due, the soonest ones, negative when overdue; ``overdue``: how many.
+    ``expiring``: repositories, roles and the seconds until what they signed expires, soonest
+    first; ``expired``: how many have.
     """
 
     health: int
@@ -41,6 +45,10 @@ class Gauges:
     freezes: int
     last_entry_s: float = 0.0
     checkpoint_s: float = 0.0
+    due: Sequence[tuple[str, float]] = ()
+    overdue: int = 0
+    expiring: Sequence[tuple[str, str, float]] = ()
+    expired: int = 0
 
 
 class Metrics:
@@ -162,8 +170,11 @@ class _Watched(Collector):
             ("keyd_keys", "Registered keys.", now.keys),
             ("keyd_keys_unbound", "Keys that sign anything.", now.unbound_keys),
             ("keyd_freezes", "Standing freezes.", now.freezes),
+            ("keyd_keys_overdue", "Keys whose rotation is overdue.", now.overdue),
+            ("keyd_roles_expired", "Roles whose signed metadata has expired.", now.expired),
         ):
             yield GaugeMetricFamily(name, text, value)
+        yield from _ahead(now)
         states = GaugeMetricFamily(
             "keyd_token_state", "1 for the state a token is in.", labels=["token", "state"]
         )
@@ -175,3 +186,27 @@ class _Watched(Collector):
             hosts.add_metric([token.name], token.hosts)
             queued.add_metric([token.name], token.queued)
         yield from (states, hosts, queued)
+
+
+def _ahead(now: Gauges) -> Iterable[Metric]:
+    """What comes due: nothing is told of what nobody has to wait for."""
+    due = GaugeMetricFamily(
+        "keyd_key_rotation_due_in_seconds",
+        "Time until a key's rotation is due, of the soonest; negative when overdue.",
+        labels=["key"],
+    )
+    for key, seconds in now.due:
+        due.add_metric([key], seconds)
+    roles = GaugeMetricFamily(
+        "keyd_role_expires_in_seconds",
+        "Time until what was signed for a role expires, of the soonest; negative when expired.",
+        labels=["repository", "role"],
+    )
+    for repository, role, seconds in now.expiring:
+        roles.add_metric([repository, role], seconds)
+    soonest = GaugeMetricFamily(
+        "keyd_soonest_expiry_in_seconds", "The smallest of all keyd_role_expires_in_seconds."
+    )
+    if now.expiring:
+        soonest.add_metric([], now.expiring[0][2])
+    yield from (due, roles, soonest)

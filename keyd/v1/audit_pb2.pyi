@@ -415,6 +415,10 @@ class Status(_message.Message):
     FREEZES_FIELD_NUMBER: _builtins.int
     POLICY_SHA256_FIELD_NUMBER: _builtins.int
     UNBOUND_KEYS_FIELD_NUMBER: _builtins.int
+    DUE_ROTATIONS_FIELD_NUMBER: _builtins.int
+    OVERDUE_KEYS_FIELD_NUMBER: _builtins.int
+    EXPIRING_ROLES_FIELD_NUMBER: _builtins.int
+    EXPIRED_ROLES_FIELD_NUMBER: _builtins.int
     server_version: _builtins.str
     health: _builtins.str
     """SERVING, DEGRADED or NOT_SIGNING."""
@@ -426,6 +430,10 @@ class Status(_message.Message):
     """SHA-256 of the policy in force, hex."""
     unbound_keys: _builtins.int
     """Keys bound to nothing, which sign anything."""
+    overdue_keys: _builtins.int
+    """Keys whose rotation is overdue."""
+    expired_roles: _builtins.int
+    """Roles that have expired."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -435,6 +443,14 @@ class Status(_message.Message):
     @_builtins.property
     def freezes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Standing freezes as readable lines."""
+
+    @_builtins.property
+    def due_rotations(self) -> _containers.RepeatedCompositeFieldContainer[Global___DueRotation]:
+        """Rotations that are due soon or overdue, soonest first; at most 20."""
+
+    @_builtins.property
+    def expiring_roles(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpiringRole]:
+        """What expires first of all that was signed, soonest first; at most 5 roles."""
 
     def __init__(
         self,
@@ -449,14 +465,89 @@ class Status(_message.Message):
         freezes: _abc.Iterable[_builtins.str] | None = ...,
         policy_sha256: _builtins.str = ...,
         unbound_keys: _builtins.int = ...,
+        due_rotations: _abc.Iterable[Global___DueRotation] | None = ...,
+        overdue_keys: _builtins.int = ...,
+        expiring_roles: _abc.Iterable[Global___ExpiringRole] | None = ...,
+        expired_roles: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["freezes", b"freezes", "health", b"health", "keys", b"keys", "log_size", b"log_size", "policy_sha256", b"policy_sha256", "problems", b"problems", "server_version", b"server_version", "started_at", b"started_at", "unbound_keys", b"unbound_keys", "uncheckpointed", b"uncheckpointed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_rotations", b"due_rotations", "expired_roles", b"expired_roles", "expiring_roles", b"expiring_roles", "freezes", b"freezes", "health", b"health", "keys", b"keys", "log_size", b"log_size", "overdue_keys", b"overdue_keys", "policy_sha256", b"policy_sha256", "problems", b"problems", "server_version", b"server_version", "started_at", b"started_at", "unbound_keys", b"unbound_keys", "uncheckpointed", b"uncheckpointed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Status: _TypeAlias = Status  # noqa: Y015
+
+@_typing.final
+class DueRotation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DUE_AT_FIELD_NUMBER: _builtins.int
+    OVERDUE_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """A key's name."""
+    version: _builtins.int
+    """The version that is active."""
+    overdue: _builtins.bool
+    note: _builtins.str
+    """How far it is prepared, what stands against that, and what to do, for people."""
+    @_builtins.property
+    def due_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        version: _builtins.int = ...,
+        due_at: _timestamp_pb2.Timestamp | None = ...,
+        overdue: _builtins.bool = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["due_at", b"due_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_at", b"due_at", "key", b"key", "note", b"note", "overdue", b"overdue", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DueRotation: _TypeAlias = DueRotation  # noqa: Y015
+
+@_typing.final
+class ExpiringRole(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPOSITORY_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    repository: _builtins.str
+    role: _builtins.str
+    version: _builtins.int
+    """Version of the metadata that expires first: the last complete one, or one that was signed
+    since.
+    """
+    state: _builtins.str
+    """SIGNED, COMPLETE or PUBLISHED."""
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        repository: _builtins.str = ...,
+        role: _builtins.str = ...,
+        version: _builtins.int = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        state: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "repository", b"repository", "role", b"role", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpiringRole: _TypeAlias = ExpiringRole  # noqa: Y015
 
 @_typing.final
 class ShowCheckpointRequest(_message.Message):

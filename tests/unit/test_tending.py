@@ -44,6 +44,7 @@ async def test_a_look_at_the_health_that_fails_once_does_not_end_them_all(
     tending = Tending(
         set_health=look,
         catch_up=lambda: None,
+        look_ahead=lambda: None,
         refusals=Refusals(60),
         metrics=Metrics(),
         interval_s=0.001,

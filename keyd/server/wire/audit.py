@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from keyd.expiring import Expiry
 from keyd.model import Checkpoint, Entry, EntryFilter, Outcome, Principal
 from keyd.server.wire.fields import (
     MAX_PATTERN_CHARS,
@@ -49,9 +50,22 @@ class ConsistencyProof:
 
 
 @dataclass(frozen=True, slots=True)
+class DueRotation:
+    """A key whose rotation is due soon. ``at``: when its active ``version`` is as old as the key's
+    period. ``note``: what is prepared and what to do, for people."""
+
+    key: str
+    version: int
+    at: datetime
+    is_overdue: bool
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
 class StatusReport:
     """The daemon in one look. ``health``: SERVING, DEGRADED or NOT_SIGNING. ``problems``: each
-    with what to do."""
+    with what to do. ``due`` and ``expiring``: the soonest few; ``overdue`` and ``expired``: how
+    many keys and roles."""
 
     started_at: datetime
     health: str
@@ -62,6 +76,10 @@ class StatusReport:
     uncheckpointed: int
     freezes: Sequence[str]
     policy_sha256: str
+    due: Sequence[DueRotation] = ()
+    overdue: int = 0
+    expiring: Sequence[Expiry] = ()
+    expired: int = 0
 
 
 def entry_filter(message: pb.ListEntriesRequest) -> EntryFilter:
@@ -159,6 +177,30 @@ def full_status(report: StatusReport, server_version: str) -> pb.Status:
         freezes=report.freezes,
         policy_sha256=report.policy_sha256,
         unbound_keys=report.unbound_keys,
+        due_rotations=[_due_message(due) for due in report.due],
+        overdue_keys=report.overdue,
+        expiring_roles=[_expiring_message(expiry) for expiry in report.expiring],
+        expired_roles=report.expired,
+    )
+
+
+def _due_message(due: DueRotation) -> pb.DueRotation:
+    return pb.DueRotation(
+        key=due.key,
+        version=due.version,
+        due_at=to_timestamp(due.at),
+        overdue=due.is_overdue,
+        note=due.note,
+    )
+
+
+def _expiring_message(expiry: Expiry) -> pb.ExpiringRole:
+    return pb.ExpiringRole(
+        repository=expiry.repository,
+        role=expiry.role,
+        version=expiry.version,
+        expires_at=to_timestamp(expiry.expires),
+        state=expiry.state,
     )
 
 
