@@ -58,7 +58,7 @@ class Gathering:
             VersionTakenError: a root of this version with other content is signed.
             RepositoryError: a staged root has expired while it waited.
         """
-        self._renew_expired(role, metadata)
+        self._renew_expiry(role, metadata)
         missing = self._sign(role, metadata, judges)
         self.folder.stage(role, metadata.signed.version, metadata.to_bytes())
         strict = judges if role == "root" else judges[-1:]
@@ -105,9 +105,11 @@ class Gathering:
         fresh = waiting.signed.expires > self.now() and waiting.signed.type == signed.type
         return waiting if fresh and says(waiting.signed) == says(signed) else None
 
-    def _renew_expired(self, role: str, metadata: Metadata[Any]) -> None:
-        """What waited until it expired gets a new expiry; clients would refuse it."""
-        if metadata.signed.expires > self.now():
+    def _renew_expiry(self, role: str, metadata: Metadata[Any]) -> None:
+        """What waited until it expired gets a new expiry, since clients would refuse it; so does
+        what nobody has signed, when the settings have been shortened since."""
+        too_far = not metadata.signatures and metadata.signed.expires > self.expiry(role)
+        if metadata.signed.expires > self.now() and not too_far:
             return
         if isinstance(metadata.signed, Root) and metadata.signatures:
             # Its number cannot change, and people have signed exactly these bytes.

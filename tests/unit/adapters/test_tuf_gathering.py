@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from keyd.adapters.tufrepo.folder import Folder
 from keyd.adapters.tufrepo.gathering import Gathering
 from keyd.adapters.tufrepo.keyring import KeyRing
 from keyd.adapters.tufrepo.settings import Settings
-from keyd.client import Key, Signature
+from keyd.client import Key, KeyFilter, Signature
 from keyd.errors import (
     ApprovalNeededError,
     KeydError,
@@ -44,8 +45,8 @@ class RefusingClient(FakeClient):
             raise self.refusals.pop(0)
         return super().sign(key, message, **asked)
 
-    def list_keys(self) -> list[Key]:
-        return []
+    def list_keys(self, wanted: KeyFilter | None = None, *, page_size: int = 0) -> Iterator[Key]:
+        yield from ()
 
 
 def taken(next_version: int) -> KeydError:
@@ -174,6 +175,20 @@ def test_targets_that_expired_while_they_waited_get_a_new_expiry(tmp_path: Path)
 
     assert gather.collect("targets", metadata, [a_root()]) is None
     assert metadata.signed.expires == NOW + timedelta(days=90)
+
+
+def test_what_nobody_signed_takes_a_shorter_expiry_from_the_settings(tmp_path: Path) -> None:
+    """The policy refused the longer one, and a person shortened it in .keyd-tuf.json."""
+    gather = gathering(tmp_path, RefusingClient(KeydError("expiry too far")))
+    metadata = Metadata(a_root())
+    gather.settings.expiry_days["root"] = 3650
+    gather.stage("root", metadata, 1)
+    assert gather.collect("root", metadata, [metadata.signed]) is not None
+
+    gather.settings.expiry_days["root"] = 30
+    assert gather.collect("root", metadata, [metadata.signed]) is None
+
+    assert metadata.signed.expires == NOW + timedelta(days=30)
 
 
 def test_a_root_that_expired_half_signed_names_the_way_out(tmp_path: Path) -> None:
