@@ -158,7 +158,8 @@ def _ask(question: str, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise click.UsageError("without a terminal this needs --digest HEX and --yes")
-    if click.prompt(f"{question} Type yes to go on", err=True, default="").strip() != "yes":
+    typed = click.prompt(f"{question} Type yes to go on", err=True, default="", show_default=False)
+    if typed.strip() != "yes":
         output.note("not confirmed; nothing was sent")
         raise click.Abort
 
