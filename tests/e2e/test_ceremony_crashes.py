@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,31 @@ def test_a_ceremony_whose_root_is_published_cannot_be_aborted_any_more(site: Sit
 
     assert "ceremony resume" in refused.value.hint
     assert site.work().resume().ceremony.phase is Phase.DONE
+
+
+def test_a_draft_that_was_lost_with_its_folder_comes_back_from_the_daemon(site: Site) -> None:
+    site.start("root", "targets")
+    site.work().resume(until=Phase.SIGN)
+    (site.path / "staged/2.root.json").unlink()
+
+    assert site.work().resume().ceremony.phase is Phase.DONE
+    assert site.newest_root().signed.version == 2
+    site.check_clients()
+
+
+def test_somebody_elses_draft_in_the_folder_is_left_alone(site: Site) -> None:
+    site.start("root")
+    site.work().resume(until=Phase.SIGN)
+    path = site.path / "staged/2.root.json"
+    other = Metadata[Root].from_file(str(path))
+    other.signed.expires += timedelta(days=1)
+    path.write_bytes(other.to_bytes())
+
+    with pytest.raises(RepositoryError, match="is not the draft of this ceremony"):
+        site.work().resume()
+    abort(site.work(), reason="as it says")
+
+    assert path.read_bytes() == other.to_bytes()
 
 
 def test_an_abort_that_was_killed_is_finished_by_another_one(site: Site) -> None:
