@@ -48,7 +48,15 @@ from keyd.model import (
     RemoveVote,
     Requirement,
 )
-from keyd.operation import NO_CONTEXT, Operation, bound_to, objections, summary_of, why
+from keyd.operation import (
+    NO_CONTEXT,
+    Operation,
+    bound_to,
+    grave_words,
+    objections,
+    summary_of,
+    why,
+)
 from keyd.voting import SignatureVerifier, Voting
 
 __all__ = ["Approvals", "Operation", "Shown", "Standing", "new_approval_id"]
@@ -126,7 +134,7 @@ class Approvals(Voting):
         standing = self._consents.standing(found, demanded)
         if all(s.is_met for s in standing):
             return _use(found)
-        raise _needed(found, standing)
+        raise _needed(operation, found, standing)
 
     def needs(self, operation: Operation) -> tuple[str, ...]:
         """What the operation still needs before it can be done, one line each; changes nothing."""
@@ -286,7 +294,9 @@ def _use(approval: Approval) -> tuple[Effect, ...]:
     )
 
 
-def _needed(approval: Approval, standing: Sequence[Standing]) -> ApprovalNeededError:
+def _needed(
+    operation: Operation, approval: Approval, standing: Sequence[Standing]
+) -> ApprovalNeededError:
     have = sum(min(s.have, s.requirement.needed) for s in standing)
     need = sum(s.requirement.needed for s in standing)
     why = "; ".join(approval.why)
@@ -297,4 +307,5 @@ def _needed(approval: Approval, standing: Sequence[Standing]) -> ApprovalNeededE
         have=have,
         need=need,
         why=why,
+        grave=grave_words(operation),
     )

@@ -144,7 +144,7 @@ class FrozenError(KeydError):
 
 class ApprovalNeededError(KeydError):
     """People have to consent first: facts ``approval`` (its id, empty for a dry run), ``have``,
-    ``need``, ``why``."""
+    ``need``, ``why``, and ``grave``: the words (rules/grave.py) of what keyd itself objects to."""
 
     reason = "APPROVAL_NEEDED"
 

@@ -56,6 +56,11 @@ def objections(operation: Operation) -> tuple[str, ...]:
     return tuple(f"{BUILT_IN}{grave.text}" for grave in operation.grave)
 
 
+def grave_words(operation: Operation) -> str:
+    """The words of rules/grave.py for that, sorted, with spaces between."""
+    return " ".join(sorted({grave.rule for grave in operation.grave}))
+
+
 def why(operation: Operation, demanded: Sequence[Requirement]) -> tuple[str, ...]:
     """One line for each thing that makes consent necessary; empty when nothing does."""
     rules = [requirement_line(r) for r in demanded if not r.rule.startswith(BUILT_IN)]

@@ -255,7 +255,10 @@ def find_context(
     if not fitting:
         said = f"{claimed.repository or '*'}:{claimed.role or '*'}"
         return claimed, InvalidRequestError(
-            "context", f"{key.name} is bound to {bindings}, not to {said}", key=key.name
+            "context",
+            f"{key.name} is bound to {bindings}, not to {said}",
+            hint="sign with a key that is bound to it; to see those there are: keydctl key list",
+            key=key.name,
         )
     if not claimed.role and len(fitting) > 1:
         # The payload itself may leave one choice among the roles, as for a key that serves

@@ -33,7 +33,7 @@ from keyd.plan import Plan, Terms, check_open
 
 _OPAQUE = Statement()
 _NO_CONTEXT = Context()
-_FACTS = ("signed_digest", "last_version", "next_version", "missing", "approval")
+_FACTS = ("signed_digest", "last_version", "next_version", "missing", "approval", "grave")
 """Facts of a refusal that an auditor wants to see in its entry."""
 _AT_ONCE = 250
 """Answers that are given between two looks at other callers."""
