@@ -16,10 +16,12 @@ from keyd.approvals import Approvals, Operation
 from keyd.content.documents import Document
 from keyd.errors import KeydError
 from keyd.gate import Gate
+from keyd.gunnames import history_of
 from keyd.markbook import MarkBook, Reservation
 from keyd.model import (
     Caller,
     Clock,
+    Context,
     HashAlgorithm,
     Limits,
     Registry,
@@ -110,13 +112,14 @@ class Judging:
         terms, payload = plan.terms, plan.request.message
         context = terms.context
         found = rules.read(plan.reading, terms.key, context)
+        kept = _kept_under(plan)
         assert payload is not None  # rules.read refuses a digest
         asked = Asked(
             payload,
             found,
             terms.key,
             terms.version,
-            context,
+            kept,
             lambda spki: self._is_root_key(context.repository, spki),
         )
         now = self._clock.now()
@@ -171,7 +174,8 @@ class Judging:
         payload = request.message or b""
         previous = b""
         if terms.context.repository and terms.context.role and terms.key.bindings:
-            previous = await book.previous(terms.context.repository, terms.context.role)
+            kept = _kept_under(plan)
+            previous = await book.previous(kept.repository, kept.role)
         operation = Operation(
             caller,
             terms.action,
@@ -190,6 +194,14 @@ class Judging:
             return Ruling(needs=self._approvals.needs(operation))
         effects = await self._approvals.consent(operation)
         return Ruling(effects=effects, details=self._approvals.details(effects))
+
+
+def _kept_under(plan: Plan) -> Context:
+    """Where the marks are that an item is judged by: its context, but that each key of a Notary
+    collection's server-managed role has a history of its own (gunnames.py)."""
+    context = plan.terms.context
+    kept = history_of(plan.terms.key.name, context.repository, context.role)
+    return context if kept == context.repository else replace(context, repository=kept)
 
 
 def _told(plan: Plan, verdict: Verdict, history: History) -> dict[str, str]:

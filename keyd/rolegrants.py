@@ -12,13 +12,16 @@ from collections.abc import Iterable
 
 from keyd.errors import PolicyDeniedError
 from keyd.gate import RESERVED, Gate
+from keyd.gunnames import without_number
 from keyd.model import Action, Caller, Context, Key, Registry, Requirement
 
 
 def binds(key: Key, repository: str, role: str = "") -> bool:
-    """True when the key is bound to the role, or to any role of the repository."""
+    """True when the key is bound to the role, or to any role of the repository. ``GUN@N``, under
+    which the marks of a collection's further keys are kept, counts as that collection."""
+    names = {repository, without_number(repository)}
     return any(
-        fnmatch.fnmatchcase(repository, binding.repository)
+        any(fnmatch.fnmatchcase(name, binding.repository) for name in names)
         and (not role or fnmatch.fnmatchcase(role, binding.role))
         for binding in key.bindings
     )
