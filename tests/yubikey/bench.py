@@ -229,7 +229,7 @@ class EmulatedKey:
         self._call("remove")
 
     def swap_for(self, other: EmulatedKey, slot: int = 0) -> None:
-        """Pull it and plug another one into the same slot as fast as nobody can."""
+        """Pull it and plug another one into the same slot as fast as pcscd can tell."""
         self.remove()
         other.insert(slot)
 
@@ -240,6 +240,10 @@ class EmulatedKey:
     def touch(self) -> bool:
         """A finger, now; False when the card did not wait for one."""
         return bool(self._call("touch"))
+
+    def age_touch(self, seconds: float) -> None:
+        """The last touch is so much longer ago: a touch is cached for 15 s."""
+        self._call("age_touch", seconds=seconds)
 
     def wait_for_blinking(self, within_s: float = 10.0) -> None:
         """Return when the card waits for a touch.

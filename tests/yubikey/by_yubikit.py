@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding
+from smartcard.CardConnectionDecorator import CardConnectionDecorator
 from smartcard.Exceptions import CardConnectionException, NoCardException
 from smartcard.scard import SCARD_RESET_CARD
 from ykman.device import list_all_devices
@@ -55,17 +56,25 @@ def _listed(serial: int | None, firmware: str, form_factor: str) -> Listed:
     return Listed(serial, firmware, form_factor)
 
 
+class _LeftPowered(CardConnectionDecorator):  # type: ignore[misc]
+    """Left with a reset. pyscard's default cuts the card's power, which breaks the handles of all
+    other programs; it takes another disposition only as an argument of connect()."""
+
+    def connect(
+        self, protocol: object = None, mode: object = None, disposition: object = None
+    ) -> None:
+        """See CardConnection."""
+        super().connect(protocol, mode, SCARD_RESET_CARD)
+
+
 @contextlib.contextmanager
 def _connection(serial: int) -> Iterator[ScardSmartCardConnection]:
-    """The YubiKey with this serial. Left with a reset: the default cuts its power, which breaks
-    every other program's handle."""
+    """The YubiKey with this serial."""
     for reader in list_readers():
         if not reader.name.lower().startswith("yubico yubikey"):
             continue
-        card = reader.createConnection()
-        card.disposition = SCARD_RESET_CARD
         try:
-            connection = ScardSmartCardConnection(card)
+            connection = ScardSmartCardConnection(_LeftPowered(reader.createConnection()))
         except (NoCardException, CardConnectionException):
             continue
         try:

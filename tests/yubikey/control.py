@@ -19,6 +19,9 @@ from tests.yubikey.touch import Person
 from tests.yubikey.transport import Plug
 
 _LINE_BYTES = 1 << 20
+_UNNOTICED_S = 0.5
+"""pcscd looks every 0.4 s: a card that is away for less was never away to it. Of a real YubiKey
+the USB stack tells every removal."""
 
 
 class Workbench:
@@ -29,6 +32,7 @@ class Workbench:
         self._maker = Maker()
         self._cards: dict[int, Card] = {}
         self._plugs: dict[int, Plug] = {}
+        self._emptied_at = -_UNNOTICED_S
         self._calls: dict[str, Callable[..., Awaitable[Any] | Any]] = {
             "describe": self._describe,
             "add": self._add,
@@ -36,6 +40,7 @@ class Workbench:
             "remove": self._remove,
             "person": self._person,
             "touch": self._touch,
+            "age_touch": self._age_touch,
             "wait_for_blinking": self._wait_for_blinking,
             "latency": self._latency,
             "tries": self._tries,
@@ -93,6 +98,8 @@ class Workbench:
     async def _insert(self, serial: int, slot: int, within_s: float) -> None:
         if serial in self._plugs:
             raise ValueError(f"card {serial} is plugged in")
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._emptied_at + _UNNOTICED_S - loop.time())
         port = self._pcscd.port + slot
         plug = Plug(self._cards[serial], port)
         self._plugs[serial] = plug
@@ -102,6 +109,7 @@ class Workbench:
 
     async def _remove(self, serial: int) -> None:
         await self._plugs.pop(serial).pull()
+        self._emptied_at = asyncio.get_running_loop().time()
 
     def _person(self, serial: int, does: str, after_s: float, window_s: float) -> None:
         contact = self._cards[serial].contact
@@ -109,6 +117,9 @@ class Workbench:
 
     def _touch(self, serial: int) -> bool:
         return self._cards[serial].contact.touch()
+
+    def _age_touch(self, serial: int, seconds: float) -> None:
+        self._cards[serial].contact.age(seconds)
 
     async def _wait_for_blinking(self, serial: int, within_s: float) -> bool:
         try:

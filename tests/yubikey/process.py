@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -40,6 +41,8 @@ async def _main(folder: Path) -> None:
             ended.result()
     finally:
         pcscd.kill()
+        # Whoever started us may have been killed.
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,11 @@ class TouchContact:
         self._touched.set_result(None)
         return True
 
+    def age(self, seconds: float) -> None:
+        """The last touch is so much longer ago, without waiting for it."""
+        if self._touched_at is not None:
+            self._touched_at -= seconds
+
     def forget(self) -> None:
         """Power was lost: the last touch counts no more."""
         self._touched_at = None

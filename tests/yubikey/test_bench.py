@@ -1,0 +1,107 @@
+"""The bench itself: it starts fast, several beside each other, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.yubikey import by_yubikit
+from tests.yubikey.bench import Bench
+from tests.yubikey.model import Model
+from tests.yubikey.worker import Worker, WorkerError
+
+_ROOT = Path(__file__).parents[2]
+
+
+def is_alive(pid: int) -> bool:
+    """True for a process that runs; a zombie does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def all_dead(pids: tuple[int, ...], within_s: float = 5.0) -> bool:
+    until = time.monotonic() + within_s
+    while any(is_alive(pid) for pid in pids):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_a_bench_is_ready_in_about_a_second(ykcs11: Path) -> None:
+    started = time.monotonic()
+    with Bench.start() as bench:
+        bench.add(Model(1234567))
+        assert time.monotonic() - started < 3.0
+
+
+def test_benches_beside_each_other_do_not_know_each_other(ykcs11: Path) -> None:
+    with Bench.start() as first, Bench.start() as second:
+        first.add(Model(1111111))
+        second.add(Model(2222222))
+        with Worker(first.environment) as one, Worker(second.environment) as two:
+            assert one.call(by_yubikit.look, 1111111).serial == 1111111
+            assert two.call(by_yubikit.look, 2222222).serial == 2222222
+            with pytest.raises(WorkerError, match="no YubiKey 2222222"):
+                one.call(by_yubikit.look, 2222222)
+
+
+def test_a_stopped_bench_leaves_no_process_and_no_file(ykcs11: Path) -> None:
+    with Bench.start() as bench:
+        bench.add(Model(1234567))
+        pids = bench.pids
+        assert all(is_alive(pid) for pid in pids)
+    assert all_dead(pids)
+    assert not bench.socket_path.parent.exists()
+
+
+def test_a_killed_test_leaves_no_process(ykcs11: Path) -> None:
+    script = (
+        "import time\n"
+        "from tests.yubikey.bench import Bench\n"
+        "bench = Bench.start()\n"
+        "print(*bench.pids, bench.socket_path.parent, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+    )
+    try:
+        assert child.stdout is not None
+        *pids, folder = child.stdout.readline().split()
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.communicate(timeout=10)
+    assert all_dead(tuple(int(pid) for pid in pids))
+    assert not Path(folder).exists()
+
+
+def test_the_readers_port_is_not_open_to_the_network(ykcs11: Path) -> None:
+    with Bench.start() as bench:
+        if not bench.isolated:
+            pytest.skip("this kernel gives us no network namespace")
+        listening = Path("/proc/net/tcp").read_text()
+        inside = Path(f"/proc/{bench.pids[0]}/net/tcp").read_text()
+    # 8C7B is the port; the state 0A is LISTEN.
+    assert "00000000:8C7B 00000000:0000 0A" in inside
+    assert "00000000:8C7B 00000000:0000 0A" not in listening
+
+
+def test_an_order_that_makes_no_sense_is_told(ykcs11: Path) -> None:
+    with Bench.start() as bench:
+        key = bench.add(Model(1234567))
+        with pytest.raises(RuntimeError, match="plugged in"):
+            key.insert()
+        assert not key.touch()
