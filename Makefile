@@ -19,7 +19,7 @@ demo: setup ## sign a TUF repository with keys on a token, and follow it with a 
 	@$(bin)/python docs/demo/demo.py
 
 test: setup ## run every test; a skip that this machine could run is a failure
-	@KEYD_TESTS_REQUIRE=softhsm $(bin)/python -m pytest -q -m 'not soak and not hardware' $(ARGS)
+	@KEYD_TESTS_REQUIRE=softhsm,yubikey $(bin)/python -m pytest -q -m 'not soak and not hardware' $(ARGS)
 
 lint: setup ## ruff, mypy --strict over package and tests, the import contracts
 	@$(bin)/ruff check .
