@@ -109,8 +109,8 @@ class Openings:
             return f"no complete root is known here; show it: keydctl role import {mark.repository}"
         if root.dialect is Dialect.NOTARY:
             return (
-                "only the new version was made: a root of Notary names keys by certificates, "
-                "which its publisher makes"
+                "no root is drafted for Notary, whose root keys need certificates of the "
+                "collection: its publisher names the new key"
             )
         known = [c for c in self._ceremonies.ceremonies() if c.repository == mark.repository]
         standing = next((c for c in known if c.phase.is_open), None)

@@ -155,7 +155,7 @@ class Preparing:
         demanded = self._gate.requirements(CALLER, Action.ROTATE, key.name, Context())
         if demanded:
             return (
-                f"not prepared, since {demanded[0].rule} asks for people's consent; ask for it "
+                f"not prepared, since rule {demanded[0].rule} asks for people's consent; begin it "
                 f"with: keydctl key rotate {key.name}"
             )
         token = next((t for t in self._device.tokens() if t.name == key.token), None)
