@@ -110,6 +110,15 @@ class MarkBook:
         """The bytes of the last complete version, for people to compare with; or empty."""
         return (await self._marks.load_contents(repository, role)).complete
 
+    def remembers(self, repository: str, role: str, version: int, digest: bytes) -> bool:
+        """True for the bytes that the mark is of, and for a version below it: not for what was
+        given up since, or never was signed for this role."""
+        mark = self._marks.find_mark(repository, role)
+        if mark is None:
+            return False
+        known = (mark.newest, mark.complete)
+        return version < mark.newest.version or any(m and m.digest == digest for m in known)
+
     def check_free(self, repository: str, role: str, version: int, digest: bytes) -> None:
         """Refuse to judge what waits for others first.
 

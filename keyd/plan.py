@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from keyd import publickeys
 from keyd.content import Reading
+from keyd.content.documents import Document
 from keyd.errors import (
     AlgorithmMismatchError,
     FrozenError,
@@ -94,6 +95,12 @@ class Plan:
         """True when rules or people have to be asked."""
         return bool(self.terms.key.bindings) or self.terms.waits
 
+    @property
+    def document(self) -> Document | None:
+        """The metadata that a bound key is asked to sign."""
+        found = self.reading.content if self.reading is not None else None
+        return found if isinstance(found, Document) else None
+
     def covers(self, request: SignRequest, statement: Statement, action: Action) -> bool:
         """True when this plan's terms are what would be decided about the request too: it says
         the same in everything they follow from. Only while nothing else had its turn."""
@@ -114,7 +121,12 @@ class Plan:
         """What makes a later request the same one."""
         terms = self.terms
         return SignatureKey(
-            caller.principal.id, terms.key.name, terms.version.number, terms.scheme, self.digest
+            caller.principal.id,
+            terms.key.name,
+            terms.version.number,
+            terms.scheme,
+            self.digest,
+            terms.context if self.document is not None else None,
         )
 
     def job(self) -> SignJob:

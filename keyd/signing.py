@@ -1,7 +1,7 @@
 """One signature, from request to receipt, readable top to bottom.
 
     plan      who may, with which version, in what form (planning.py; refusals are logged)
-    replay    the same requester, version and digest as before: the stored signature again
+    replay    the same requester, version, digest and role as before: the stored signature again
     rules     what a bound key may sign, and whose consent it takes; reserved (judging.py)
     device    the token host signs
     check     with the registered public key, here in the daemon (selfcheck.py)
@@ -17,6 +17,7 @@ completes and is logged.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -240,7 +241,7 @@ class Signing:
         stored = await self._signatures.find_signatures([p.identity(caller) for p in plans])
         if not stored:
             return list(plans)
-        known = [p for p in plans if p.identity(caller) in stored]
+        known = [p for p in plans if p.identity(caller) in stored and self._is_remembered(p)]
         checked = await self._self_check.check(
             known, [stored[p.identity(caller)].signature for p in known]
         )
@@ -254,6 +255,15 @@ class Signing:
             index = stored[plan.identity(caller)].log_index
             results[plan.place] = Recorded(plan, encode(plan, outcome), index, replayed=True)
         return [p for p in plans if p.place not in results]
+
+    def _is_remembered(self, plan: Plan) -> bool:
+        """False for metadata that the role's mark knows nothing of (any more): the rules judge it,
+        and the mark shall know it from then on."""
+        document, context = plan.document, plan.terms.context
+        if document is None or plan.request.message is None:
+            return True
+        digest = hashlib.sha256(plan.request.message).digest()
+        return self._marks.remembers(context.repository, context.role, document.version, digest)
 
     async def _sign_on_tokens(
         self, plans: Sequence[Plan], gone: Callable[[], bool]

@@ -16,6 +16,7 @@ from keyd.model import (
     ApprovalContents,
     Ceremony,
     Clock,
+    Context,
     Digest,
     Effect,
     Entry,
@@ -38,6 +39,9 @@ from keyd.store.plan_keys import KeyPlan
 from keyd.store.plan_marks import MarkPlan, RoleName
 from keyd.store.registry import KeyRegistry, Snapshot
 
+_Place = tuple[str, str, int, str, Digest, Context | None]
+"""Principal, key, version, scheme, digest and context of a stored signature."""
+
 
 class MemoryAudit:
     """model.AuditLog, Registry, SignatureLookup, Marks, OpenApprovals and Ceremonies in one.
@@ -49,7 +53,7 @@ class MemoryAudit:
     def __init__(self, clock: Clock, keys: Sequence[Key] = ()) -> None:
         self._clock = clock
         self._registry = KeyRegistry(Snapshot.of({key.name: key for key in keys}, {}, {}))
-        self._signatures: dict[tuple[str, str, int, str, Digest], StoredSignature] = {}
+        self._signatures: dict[_Place, StoredSignature] = {}
         self._marks: dict[RoleName, Mark] = {}
         self._mark_contents: dict[RoleName, MarkContents] = {}
         self._approvals: dict[str, Approval] = {}
@@ -115,8 +119,9 @@ class MemoryAudit:
         found: dict[SignatureKey, StoredSignature] = {}
         for key in wanted:
             place = (key.principal, key.key, key.version, key.scheme.value, key.digest)
-            if place in self._signatures:
-                found[key] = self._signatures[place]
+            for (*where, context), stored in self._signatures.items():
+                if tuple(where) == place and key.context in (None, context):
+                    found.setdefault(key, stored)
         return found
 
     # -- model.Marks
@@ -200,7 +205,8 @@ class MemoryAudit:
             if isinstance(effect, StoreSignature) and draft.digest is not None:
                 principal = draft.caller.principal.id
                 place = (principal, draft.key, draft.version, draft.scheme, draft.digest)
-                self._signatures.setdefault(place, StoredSignature(effect.signature, receipt.index))
+                stored = StoredSignature(effect.signature, receipt.index)
+                self._signatures.setdefault((*place, draft.context), stored)
         return receipt
 
     def _show(self, marks: MarkPlan, approvals: ApprovalPlan, ceremonies: CeremonyPlan) -> None:

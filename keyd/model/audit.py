@@ -96,13 +96,15 @@ class StoredSignature:
 
 @dataclass(frozen=True, slots=True)
 class SignatureKey:
-    """What identifies a repeated request. ``digest``: of the signed bytes, as in the entry."""
+    """What identifies a repeated request. ``digest``: of the signed bytes, as in the entry.
+    ``context``: for which repository and role, as in the entry; None where that is all the same."""
 
     principal: str
     key: str
     version: int
     scheme: Scheme
     digest: Digest
+    context: Context | None = None
 
 
 class AuditLog(Protocol):

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Select, func, null, select
 
 from keyd.errors import InvalidRequestError
 from keyd.model import (
+    Context,
     Entry,
     EntryFilter,
     EntryPage,
@@ -124,7 +125,10 @@ def find_signatures(
     connection: Connection, wanted: Sequence[SignatureKey]
 ) -> dict[SignatureKey, StoredSignature]:
     """The oldest kept signature for each of the wanted that has one."""
-    by_row = {(w.principal, w.key, w.version, w.scheme.value, w.digest.value): w for w in wanted}
+    by_row: dict[tuple[object, ...], list[SignatureKey]] = {}
+    for w in wanted:
+        row = (w.principal, w.key, w.version, w.scheme.value, w.digest.value)
+        by_row.setdefault(row, []).append(w)
     marks = list({mark_of(w.digest.value) for w in wanted})
     buckets = _buckets(connection)
     found: dict[SignatureKey, StoredSignature] = {}
@@ -139,6 +143,7 @@ def find_signatures(
                 columns.digest,
                 columns.signature,
                 columns.idx,
+                columns.body,
             )
             .where(
                 columns.bucket.in_(buckets),
@@ -147,11 +152,19 @@ def find_signatures(
             )
             .order_by(columns.idx.desc())
         )
-        for principal, key, version, scheme, digest, signature, idx in rows:
-            match = by_row.get((principal, key, version, scheme, digest))
-            if match is not None:
-                found[match] = StoredSignature(signature, idx)
+        for principal, key, version, scheme, digest, signature, idx, body in rows:
+            for match in by_row.get((principal, key, version, scheme, digest), ()):
+                if match.context is None or match.context == _context_of(body):
+                    found[match] = StoredSignature(signature, idx)
     return found
+
+
+def _context_of(body: bytes) -> Context | None:
+    """What an entry says the signature is for."""
+    said = json.loads(body).get("context")
+    if not isinstance(said, dict):
+        return None
+    return Context(said.get("repository", ""), said.get("role", ""))
 
 
 def list_entries(
