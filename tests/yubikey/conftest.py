@@ -40,16 +40,16 @@ def bench(ykcs11: Path) -> Iterator[Bench]:
 
 
 @pytest.fixture
-def key(bench: Bench) -> EmulatedKey:
-    """A YubiKey 5.4.3, plugged in."""
-    return bench.add(Model(1234567))
-
-
-@pytest.fixture
 def worker(bench: Bench) -> Iterator[Worker]:
     """A program that meets the bench."""
     with Worker(bench.environment) as started:
         yield started
+
+
+@pytest.fixture
+def key(bench: Bench, worker: Worker) -> EmulatedKey:
+    """A YubiKey 5.4.3, plugged in while the worker starts."""
+    return bench.add(Model(1234567))
 
 
 @pytest.fixture(params=["emulated", pytest.param("real", marks=pytest.mark.hardware)])

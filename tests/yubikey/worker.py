@@ -9,6 +9,7 @@ as a session, lives in their module.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import pickle
 import selectors
@@ -125,6 +126,8 @@ def _main() -> None:
     # Results go out by a descriptor that nothing else writes to.
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    # Takes a quarter of a second, in which the test can plug in a key.
+    importlib.import_module("tests.yubikey.by_yubikit")
     while head := sys.stdin.buffer.read(_LENGTH_BYTES):
         function, args, kwargs = pickle.loads(sys.stdin.buffer.read(int.from_bytes(head, "big")))
         try:
