@@ -1,9 +1,10 @@
 """Keeps refusals from filling the log. Pure.
 
-The first refusal of a principal, action and reason is written at once. Those that follow within
-the interval are counted, and written as one entry with their number when it ends. Callers that
-are nobody (no principal) are only counted, for the metrics. So knocking costs the log one entry
-an interval for each principal and reason, however fast it is.
+The first refusal of a principal, action, reason and rule is written at once. Those that follow
+within the interval are counted, and written as one entry with their number when it ends. Callers
+that are nobody (no principal) are only counted, for the metrics. So knocking costs the log one
+entry an interval for each principal, reason and rule (a few dozen: policy and daemon name them,
+not the caller), however fast it is; and nobody hides one attack behind the noise of another.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from dataclasses import dataclass, replace
 from keyd.model import EntryDraft
 
 MAX_KINDS = 10_000
-"""Different (principal, action, reason) held at a time; more are counted as dropped."""
+"""Different (principal, action, reason, rule) held at a time; more are counted as dropped."""
 
-Kind = tuple[str, str, str]
+Kind = tuple[str, str, str, str]
 
 
 @dataclass(slots=True)
@@ -44,7 +45,7 @@ class Refusals:
         if not principal or draft.reason_code == "UNKNOWN_CALLER":
             self.unauthenticated += 1
             return False
-        kind = (principal, draft.action, draft.reason_code)
+        kind = (principal, draft.action, draft.reason_code, draft.rule)
         known = self._kinds.get(kind)
         if known is not None:
             known.count += 1

@@ -125,8 +125,8 @@ class AuditLog(Protocol):
         Raises AuditUnavailableError for all."""
 
     async def refuse(self, draft: EntryDraft) -> None:
-        """Log a refusal; repeated ones of one principal, action and reason collapse into counted
-        entries, and near a full disk they are dropped. Never raises: a refusal is answered
+        """Log a refusal; repeated ones of one principal, action, reason and rule collapse into
+        counted entries, and near a full disk they are dropped. Never raises: a refusal is answered
         whether or not it could be written."""
 
     def check_signing_allowed(self, *, bound: bool) -> None:

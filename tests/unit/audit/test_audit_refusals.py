@@ -6,10 +6,11 @@ from keyd.audit.refusals import MAX_KINDS, Refusals
 from keyd.model import Caller, EntryDraft, Outcome, Principal
 
 
-def refusal(who: str = "socket:ci", reason: str = "POLICY_DENIED", key: str = "a") -> EntryDraft:
-    return EntryDraft(
-        "sign", Outcome.REFUSED, Caller(Principal(who, "unix"), "r"), key=key, reason_code=reason
-    )
+def refusal(
+    who: str = "socket:ci", reason: str = "POLICY_DENIED", key: str = "a", rule: str = ""
+) -> EntryDraft:
+    caller = Caller(Principal(who, "unix"), "r")
+    return EntryDraft("sign", Outcome.REFUSED, caller, key=key, reason_code=reason, rule=rule)
 
 
 def test_the_first_refusal_is_written_and_the_repeated_ones_become_one_entry() -> None:
@@ -30,6 +31,14 @@ def test_another_principal_action_or_reason_is_another_refusal() -> None:
     assert refusals.admit(refusal(who="socket:other"), 0.0)
     assert refusals.admit(refusal(reason="FROZEN"), 0.0)
     assert not refusals.admit(refusal(), 0.0)
+
+
+def test_a_rollback_is_not_hidden_behind_the_noise_of_harmless_mistakes() -> None:
+    refusals = Refusals(60.0)
+    for _ in range(100):
+        refusals.admit(refusal(reason="RULE_REFUSED", rule="rule expired"), 0.0)
+
+    assert refusals.admit(refusal(reason="RULE_REFUSED", rule="rule version-lower"), 1.0)
 
 
 def test_a_refusal_that_goes_on_for_ever_gives_one_entry_an_interval() -> None:
