@@ -1,9 +1,9 @@
 """What happens to a signature between the token and the caller: a last look, the entry, the answer.
 
 Seconds may pass between the decision and the token's answer. What a person stopped meanwhile (a
-freeze, a disabled version, a grant taken away) is looked at again, twice: before the entry, so
-that the log says what came of it, and before the answer, so that nothing leaves once the command
-that stopped it has returned.
+freeze, a disabled version, a grant taken away, other bindings) is looked at again, twice: before
+the entry, so that the log says what came of it, and before the answer, so that nothing leaves once
+the command that stopped it has returned.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _OPAQUE = Statement()
 _NO_CONTEXT = Context()
 _FACTS = ("signed_digest", "last_version", "next_version", "missing", "approval", "grave")
 """Facts of a refusal that an auditor wants to see in its entry."""
+_AGAIN_S = 1.0
 _AT_ONCE = 250
 """Answers that are given between two looks at other callers."""
 
@@ -194,6 +195,15 @@ class _Look:
                         key=name,
                     )
             check_open(version or terms.version, self._registry.freeze_on(name))
+            if key is not None and key.bindings != terms.key.bindings:
+                # What was judged without rules, or by those of another role, is not what the
+                # bindings of now stand for.
+                return ConflictError(
+                    f"the bindings of {name} have changed since it was asked for",
+                    hint="ask again",
+                    retry_after_s=_AGAIN_S,
+                    key=name,
+                )
         except KeydError as e:
             return e
         return None

@@ -11,6 +11,7 @@ import pytest
 
 from keyd.errors import (
     AuditUnavailableError,
+    ConflictError,
     DeviceGoneError,
     KeydError,
     RuleRefusedError,
@@ -394,6 +395,21 @@ async def test_what_was_signed_before_the_key_was_bound_is_judged_when_it_is_ask
         await domain.signing.sign(CI, ask(KEY, targets(500)))
 
     assert e.value.facts["rule"] == "version-step"
+
+
+async def test_what_waits_for_the_token_while_its_key_is_bound_is_not_released_unjudged(
+    domain: Domain,
+) -> None:
+    await domain.a_key(KEY)
+    held = hold(domain)
+    early = asyncio.create_task(domain.signing.sign(CI, ask(KEY, targets(500))))
+    await asyncio.wait_for(held.asked.wait(), 5)
+    await domain.keys.update(ADMIN, KEY, bindings=frozenset([Binding(REPOSITORY, "targets")]))
+    held.go_on.set()
+
+    with pytest.raises(ConflictError, match="bindings"):
+        await early
+    assert domain.audit.find_mark(REPOSITORY, "targets") is None
 
 
 async def test_after_a_reset_the_same_bytes_make_the_mark_anew(domain: Domain) -> None:
