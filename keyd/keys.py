@@ -284,8 +284,9 @@ class Keys(Versions):
             key=name,
             said=said,
             details=details | self._approvals.details(consent),
-            # A key that loses its bindings signs anything from then on.
-            alert=bindings is not None and not key.bindings <= bindings,
+            # A key that loses its bindings signs anything from then on; one that gains another
+            # role starts without a mark there, and what it signs may well count here.
+            alert=bindings is not None and bool(key.bindings) and bindings != key.bindings,
         )
         change = SetKeyFields(name, bindings, labels, rotation_period_s)
         await self._audit.record(entry, (*consent, change))

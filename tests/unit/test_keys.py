@@ -301,6 +301,21 @@ async def test_a_key_that_loses_its_bindings_raises_an_alert(domain: Domain) -> 
     assert domain.audit.drafts[-1].alert
 
 
+async def test_a_bound_key_that_gains_another_role_raises_an_alert(domain: Domain) -> None:
+    """Metadata does not name its repository: a role without a mark is a way to sign old versions
+    once more."""
+    await domain.a_key("acme/targets", P256)
+    await domain.keys.update(ADMIN, "acme/targets", bindings=frozenset(BOUND))
+    first = domain.audit.drafts[-1]
+
+    await domain.keys.update(
+        ADMIN, "acme/targets", bindings=frozenset([*BOUND, Binding("decoy", "targets")])
+    )
+
+    assert not first.alert
+    assert domain.audit.drafts[-1].alert
+
+
 async def test_entries_name_every_binding_that_came_and_went_however_many(
     domain: Domain,
 ) -> None:
