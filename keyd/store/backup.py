@@ -2,7 +2,8 @@
 
 A backup is one file with everything keyd knows; the keys themselves stay on their tokens. A
 restored log may lack the newest entries, so the database is marked: the daemon then signs with no
-bound key until a person has accepted (``keyd-server checkpoint accept``).
+bound key until a person has accepted (``keyd-server checkpoint accept``). Approvals that were open
+in the backup have expired in it: people are asked again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from keyd.durable import sync_folder
 from keyd.errors import ConfigError
+from keyd.model import ApprovalState
 from keyd.store import schema
 from keyd.store.state_folder import DATABASE, LOCK, StateLock, create_private
 
@@ -64,6 +66,7 @@ def restore(file: Path, state_dir: Path, now: datetime) -> int:
                     "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
                     (RESTORED, json.dumps({"at": now.isoformat(), "size": size})),
                 )
+                _end_approvals(connection)
             _sync(partial)
             partial.rename(state_dir / DATABASE)
             sync_folder(state_dir)
@@ -72,6 +75,18 @@ def restore(file: Path, state_dir: Path, now: datetime) -> int:
     finally:
         lock.release()
     return size
+
+
+def _end_approvals(connection: sqlite3.Connection) -> None:
+    """No consent comes back to life: what is open in the backup may be used up, rejected or taken
+    back by now. Older backups have none."""
+    tables = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'approvals'"
+    if connection.execute(tables).fetchone() is None:
+        return
+    connection.executemany(
+        "UPDATE approvals SET state = ? WHERE state = ?",
+        [(str(ApprovalState.EXPIRED), str(state)) for state in ApprovalState if state.is_open],
+    )
 
 
 def copy_database(source: Path, target: Path) -> None:
