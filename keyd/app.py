@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from keyd import __version__, sdnotify
 from keyd.audit.checkpointer import Checkpointer, CheckpointSettings, LogSigner
 from keyd.audit.log import Log, LogSettings, boot_time_s
 from keyd.audit.note import VerifierKey
-from keyd.config import Config
+from keyd.config import Config, NotaryListenerSection
 from keyd.config.values import split_address
 from keyd.device.pool import DevicePool
 from keyd.enrolment import Enrolment
@@ -29,10 +30,12 @@ from keyd.machine import make_folder, raise_open_files
 from keyd.model import SYSTEM, Caller, EntryDraft, Outcome
 from keyd.policy import FilePolicy
 from keyd.report import NOT_SIGNING, Report
-from keyd.rooms import Core, build_look_ahead, build_rooms
+from keyd.rooms import Core, build_look_ahead, build_notary_signer, build_rooms
 from keyd.server.http import Pages
 from keyd.server.listeners import Door, open_door
 from keyd.server.metrics import Metrics
+from keyd.server.notary import add_notary_services
+from keyd.server.notaryhealth import NotaryHealth
 from keyd.server.services import Services, add_services, build_services
 from keyd.store.store import Store, open_store
 from keyd.tending import Tending
@@ -243,6 +246,9 @@ class Daemon:
         to_drain = (rooms.approvals, rooms.signing, self._enrolment, rooms.keys, rooms.tokens)
         for room in to_drain:
             self._stack.push_async_callback(room.drain)
+        places = [section.place() for section in self._config.notary]
+        self._notary = build_notary_signer(self._core, rooms, places, elapsed_s=time.monotonic)
+        self._stack.push_async_callback(self._notary.drain)
         return build_services(
             signing=rooms.signing,
             keys=rooms.keys,
@@ -264,9 +270,12 @@ class Daemon:
     async def _open(self, services: Services) -> None:
         """Bind every door, start its server, then let callers in."""
         limits, transport = self._config.call_limits(), self._config.transport()
-        for door in self._doors:
+        for door, listener in zip(self._doors, self._config.listeners, strict=True):
             server = grpc.aio.server(options=[*limits.transport_options, *transport.options])
-            add_services(server, services, door.identity, reflection=self._dev)
+            if isinstance(listener, NotaryListenerSection):
+                self._offer_notary(server, services, door, listener.deadline_s)
+            else:
+                add_services(server, services, door.identity, reflection=self._dev)
             door.bind(server)
             self._servers.append(server)
         self._stack.push_async_callback(
@@ -278,6 +287,21 @@ class Daemon:
         self._set_health()
         for door in self._doors:
             door.expose()
+
+    def _offer_notary(
+        self, server: grpc.aio.Server, services: Services, door: Door, deadline_s: float
+    ) -> None:
+        tokens = {section.token for section in self._config.notary}
+        add_notary_services(
+            server,
+            self._notary,
+            services.calls,
+            NotaryHealth(lambda: self._report.can_sign_on(tokens)),
+            door.identity,
+            limits=self._config.call_limits(),
+            metrics=self._metrics,
+            deadline_s=deadline_s,
+        )
 
     # ------------------------------------------------------------------------------- the log key
 

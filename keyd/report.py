@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from keyd.audit.log import Log
 from keyd.errors import KeydError
@@ -108,6 +108,11 @@ class Report:
         health = self.health()
         problems = self._problems()
         return health != NOT_SIGNING, "; ".join([health, *problems])
+
+    def can_sign_on(self, tokens: Set[str]) -> bool:
+        """True while every one of these tokens makes signatures that may leave."""
+        ready = {t.name for t in self._device.tokens() if t.state is TokenState.READY}
+        return tokens <= ready and self._can_sign()
 
     def _can_sign(self) -> bool:
         if any(not f.key for f in self._registry.freezes()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -16,7 +17,9 @@ from keyd.gate import Gate
 from keyd.keys import Keys
 from keyd.lookahead import LookAhead
 from keyd.markbook import MarkBook
-from keyd.model import Caller, Clock, Device, Effect, Policy
+from keyd.model import Action, Caller, Clock, Device, Effect, EntryFilter, Outcome, Policy
+from keyd.notaryplaces import Place, Places
+from keyd.notarysigner import NotarySigner
 from keyd.openings import Openings
 from keyd.preparing import Preparing
 from keyd.roles import AcceptedLoss, AcceptLoss, Roles
@@ -143,6 +146,26 @@ def build_look_ahead(core: Core, *, ahead_s: float, prepare: bool) -> LookAhead:
         clock=clock,
         check_clock=log.check_clock,
         get_flag=core.store.get_flag,
+    )
+
+
+def build_notary_signer(
+    core: Core, rooms: Rooms, places: Sequence[Place], *, elapsed_s: Callable[[], float]
+) -> NotarySigner:
+    """What a notary-server comes to. ``elapsed_s``: a clock that only goes forward."""
+
+    async def has_signed(name: str) -> bool:
+        wanted = EntryFilter(key=name, action=Action.SIGN, outcome=Outcome.ALLOWED)
+        return bool((await core.store.list_entries(wanted, page_size=1)).entries)
+
+    return NotarySigner(
+        gate=core.gate,
+        registry=core.store.registry,
+        marks=core.store.marks,
+        keys=rooms.keys,
+        signing=rooms.signing,
+        places=Places(places, elapsed_s=elapsed_s),
+        has_signed=has_signed,
     )
 
 

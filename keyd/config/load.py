@@ -16,6 +16,8 @@ from keyd.config.sections import (
     ListenerSection,
     LogSection,
     MetricsSection,
+    NotaryListenerSection,
+    NotarySection,
     RotationSection,
     ServerSection,
     TcpListenerSection,
@@ -30,7 +32,12 @@ MAX_CONFIG_BYTES = 1024 * 1024
 """Larger files are refused unread."""
 
 _Problem = tuple[toml_source.Path, str]
-_KINDS: dict[str, type[BaseModel]] = {"unix": UnixListenerSection, "tcp": TcpListenerSection}
+_KINDS: dict[str, type[BaseModel]] = {
+    "unix": UnixListenerSection,
+    "tcp": TcpListenerSection,
+    "notary": NotaryListenerSection,
+}
+_ARRAYS = ("listener", "token", "notary")
 _SECTIONS: dict[str, type[BaseModel]] = {
     "server": ServerSection,
     "log": LogSection,
@@ -38,6 +45,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "metrics": MetricsSection,
     "rotation": RotationSection,
     "token": TokenSection,
+    "notary": NotarySection,
 }
 _SECRET_WORDS = ("pin", "password", "passphrase", "secret")
 
@@ -135,9 +143,13 @@ def _explain(error: Any) -> _Problem:
             return path, f"at least one [[{setting}]] is needed"
         return path, f"{_where(path[:-1])} needs {setting}"
     if kind in ("union_tag_not_found", "union_tag_invalid"):
-        return (*path, "kind"), '[[listener]] needs kind = "unix" or kind = "tcp"'
+        return (*path, "kind"), (
+            '[[listener]] needs kind = "unix" or kind = "tcp" (or "notary", for notary-server)'
+        )
     if kind in ("model_type", "model_attributes_type", "dict_type", "list_type", "tuple_type"):
-        array = path[0] in ("listener", "token")
+        if path[-1] == "guns":
+            return path, 'guns should be a list of patterns: ["*"]'
+        array = path[0] in _ARRAYS
         return path, f"{setting} is a section: [[{setting}]]" if array else (
             f"{setting} is a section: [{setting}]"
         )
@@ -150,7 +162,7 @@ def _explain(error: Any) -> _Problem:
 def _where(path: toml_source.Path) -> str:
     if not path:
         return "keyd.toml"
-    return f"[[{path[0]}]]" if path[0] in ("listener", "token") else f"[{path[0]}]"
+    return f"[[{path[0]}]]" if path[0] in _ARRAYS else f"[{path[0]}]"
 
 
 def _unknown(path: toml_source.Path, setting: str, tag: object) -> str:
@@ -198,6 +210,27 @@ def _contradictions(config: Config) -> Iterator[_Problem]:
     if config.limits.max_message_bytes > config.limits.max_request_bytes:
         yield ("limits", "max_message_bytes"), "max_message_bytes is above max_request_bytes"
     yield from _listener_contradictions(config.listeners)
+    yield from _notary_contradictions(config, names)
+
+
+def _notary_contradictions(config: Config, tokens: list[str]) -> Iterator[_Problem]:
+    for at, place in enumerate(config.notary):
+        if place.token not in tokens:
+            yield (
+                ("notary", at, "token"),
+                f"no [[token]] is named {place.token!r}{nearest(place.token, tokens)}",
+            )
+    doors = [
+        at for at, each in enumerate(config.listeners) if isinstance(each, NotaryListenerSection)
+    ]
+    if doors and not config.notary:
+        yield (
+            ("listener", doors[0]),
+            "a listener for notary-server needs a [[notary]], which says on which token keys are "
+            "made",
+        )
+    if config.notary and not doors:
+        yield ("notary", 0), '[[notary]] needs a [[listener]] with kind = "notary"'
 
 
 def _listener_contradictions(listeners: tuple[ListenerSection, ...]) -> Iterator[_Problem]:

@@ -11,6 +11,7 @@ from keyd.config.values import (
     Address,
     ConfigPath,
     GroupName,
+    GunPattern,
     LogOrigin,
     LoopbackAddress,
     PinSourceText,
@@ -20,6 +21,7 @@ from keyd.config.values import (
     split_address,
 )
 from keyd.device.settings import MAX_HOSTS, TokenConfig
+from keyd.notaryplaces import Place
 from keyd.server.limits import MIB, Limits
 from keyd.server.listeners import TcpListener, Transport, UnixListener
 from keyd.server.tls import TlsFiles
@@ -191,6 +193,43 @@ class TcpListenerSection(Section):
         )
 
 
+class NotaryListenerSection(TcpListenerSection):
+    """A TCP port with mutual TLS for notary-server, in the place of notary-signer; nothing else of
+    keyd is offered there. docs/docker-content-trust.md shows both sides."""
+
+    kind: Literal["notary"] = Field(description="`notary`.")  # type: ignore[assignment]
+    deadline_s: float = Field(
+        30.0,
+        ge=1,
+        le=600,
+        description="Seconds that one call may take: notary-server itself waits for ever.",
+    )
+
+
+class NotarySection(Section):
+    """Where keys for notary-server are made. The first section that fits a GUN decides; for a GUN
+    that fits none no keys are made."""
+
+    guns: Annotated[tuple[GunPattern, ...], Field(strict=False, min_length=1)] = Field(
+        description="Names of collections; `*` is any run of characters, `?` is one."
+    )
+    token: TokenName = Field(description="Name of the token that holds their keys.")
+    keys_per_hour: int = Field(
+        100,
+        ge=1,
+        le=1_000_000,
+        description="New keys that one principal gets made in an hour, on average; a collection "
+        "takes two. A key that has signed nothing is handed out again and does not count.",
+    )
+    keys_at_once: int = Field(
+        50, ge=2, le=1_000_000, description="New keys that one principal gets made without a wait."
+    )
+
+    def place(self) -> Place:
+        """As the domain takes it."""
+        return Place(self.guns, self.token, self.keys_per_hour, self.keys_at_once)
+
+
 class TokenSection(Section):
     """A PKCS#11 token."""
 
@@ -269,7 +308,9 @@ class RotationSection(Section):
     )
 
 
-ListenerSection = Annotated[UnixListenerSection | TcpListenerSection, Field(discriminator="kind")]
+ListenerSection = Annotated[
+    UnixListenerSection | TcpListenerSection | NotaryListenerSection, Field(discriminator="kind")
+]
 
 
 class Config(Section):
@@ -282,6 +323,7 @@ class Config(Section):
     rotation: RotationSection = RotationSection()  # type: ignore[call-arg]
     listeners: Annotated[tuple[ListenerSection, ...], Field(strict=False)] = Field(alias="listener")
     tokens: Annotated[tuple[TokenSection, ...], Field(strict=False)] = Field(alias="token")
+    notary: Annotated[tuple[NotarySection, ...], Field(strict=False)] = ()
 
     def call_limits(self) -> Limits:
         """The bounds on calls, as the server room takes them."""

@@ -25,6 +25,7 @@ _CREDENTIAL = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 _MODES = {"0600": 0o600, "0660": 0o660, "0666": 0o666}
 _SOCKET_NAME = re.compile(r"socket:[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _ORIGIN = re.compile(r"[!-*,-~]{1,200}")
+_GUNS = re.compile(r"[!-~]{1,256}")
 _GROUP = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 
 
@@ -151,3 +152,11 @@ GroupName = Annotated[
     str, BeforeValidator(_matching(_GROUP, "should be the name of a group of this machine"))
 ]
 """A group of this machine."""
+
+GunPattern = Annotated[
+    str,
+    BeforeValidator(
+        _matching(_GUNS, "should be a pattern of 1 to 256 printable ASCII characters, no spaces")
+    ),
+]
+"""A glob over names of Notary collections."""
