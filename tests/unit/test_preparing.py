@@ -201,3 +201,23 @@ async def test_where_old_keys_may_be_missing_the_folder_is_looked_at_before_anyb
     (ceremony,) = domain.audit.ceremonies()
     assert (ceremony.phase, ceremony.draft) == (Phase.STAGE, b"")
     assert dict(ceremony.facts) == {"new 0": "acme/targets/versions/2"}
+
+
+async def test_what_a_crash_or_a_full_disk_cut_off_goes_on_with_the_version_there_is(
+    domain: Domain,
+) -> None:
+    await a_repository(domain)
+    await domain.keys.rotate(ADMIN, "acme/online", at_once=False)
+    domain.clock.advance(NEARLY_DUE)
+    ahead = Ahead(domain)
+    domain.audit.unavailable = "disk full"
+    await ahead.look(times=2)
+    assert "disk full" in ahead.note("acme/online")
+
+    domain.audit.unavailable = ""
+    await ahead.look(times=5)
+    await ahead.restarted().look(times=2)
+
+    assert len(states(domain, "acme/online")) == 2
+    (ceremony,) = domain.audit.ceremonies()
+    assert set(ceremony.facts.values()) == {"acme/online/versions/2"}
