@@ -155,3 +155,20 @@ async def test_a_clock_that_is_not_trusted_makes_nothing_due(domain: Domain) -> 
     domain.clock_suspect = False
     await ahead.look()
     assert (len(ahead.alerts), len(states(domain, "acme/root"))) == (1, 2)
+
+
+async def test_looks_do_not_overlap_and_none_begins_once_it_is_stopped(domain: Domain) -> None:
+    await a_key(domain, "acme/root")
+    domain.clock.advance(2 * MONTH)
+    ahead = Ahead(domain, prepare=False)
+
+    for _ in range(5):
+        ahead.look_ahead.look()
+    await ahead.look_ahead.stop()
+    assert len(ahead.alerts) == 1
+
+    await a_key(domain, "acme/later", period=MONTH / 30)
+    domain.clock.advance(MONTH)
+    ahead.look_ahead.look()
+    await ahead.look_ahead.stop()
+    assert len(ahead.alerts) == 1
