@@ -58,6 +58,7 @@ async def test_a_ceremony_that_people_opened_is_left_alone(domain: Domain) -> No
     await ahead.look(times=2)
 
     assert domain.audit.ceremonies() == (theirs,)
+    assert "ceremony-start" not in {draft.action for draft in domain.audit.drafts}
     assert "ceremony theirs" in ahead.note("acme/online")
     assert len(states(domain, "acme/online")) == 2
 
