@@ -4,6 +4,7 @@ reason, at the client and in the log, and the honest work that looks almost alik
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -211,3 +212,32 @@ def test_the_attack_is_refused_and_the_log_says_for_which_reason(stage: Stage, c
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.words)
 def test_its_honest_twin_is_signed(stage: Stage, case: Case) -> None:
     check_twin(stage, case)
+
+
+def test_a_stored_signature_is_no_way_past_the_mark_of_another_repository(stage: Stage) -> None:
+    site = stage.site()
+    other = replace(site, repository=stage.site().repository)
+    site.sign("targets", targets(5, "app"))
+    other.sign("targets", targets(7, "app"))
+
+    with pytest.raises(RuleRefusedError) as e:
+        other.sign("targets", targets(5, "app"))
+    again = site.sign("targets", targets(5, "app"))
+
+    assert e.value.facts["rule"] == "version-lower"
+    assert stage.refusals(site.principal)[-1]["context"]["repository"] == other.repository
+    assert again.replayed
+
+
+def test_a_rollback_is_seen_in_the_log_behind_the_noise_of_other_refusals(stage: Stage) -> None:
+    site = stage.site()
+    published(site)
+    for _ in range(5):
+        with pytest.raises(RuleRefusedError):
+            site.sign("targets", b"noise")
+
+    with pytest.raises(RuleRefusedError):
+        site.sign("targets", targets(4, "app"))
+
+    rules = [entry["rule"] for entry in stage.refusals(site.principal)]
+    assert rules == ["rule opaque", "rule version-lower"]
