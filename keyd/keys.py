@@ -181,7 +181,7 @@ class Keys(Versions):
             raise KeyBoundError(
                 f"{name} is bound to {bound}: its published root names the old key, so a new "
                 "version can only be staged",
-                hint="rotate it together with its repository: keydctl tuf rotate ROLE",
+                hint="rotate it together with its repository: keydctl tuf rotate DIR ROLE",
                 key=name,
             )
         newest = max((v.number for v in key.versions), default=0)

@@ -72,7 +72,7 @@ class Folder:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as e:
                 raise RepositoryError(
-                    f"another keydctl tuf is working on {self.path}", retry_after_s=2
+                    f"{self.path} is in use by another keydctl tuf", retry_after_s=2
                 ) from e
             for leftover in [*self.path.glob(f"{_TEMP_PREFIX}*"), *self._nested_leftovers()]:
                 leftover.unlink(missing_ok=True)
