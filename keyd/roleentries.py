@@ -22,12 +22,14 @@ def change_line(change: Change) -> str:
 
 
 def _said(mark: Mark | None) -> str:
-    """Version, state and digest of the newest, and of the complete one where that is another."""
+    """Version, state and digest of the newest, and of the complete or published one where that is
+    another."""
     if mark is None:
         return "nothing"
     told = f"v{mark.newest.version} {mark.state} sha256:{mark.newest.digest.hex()}"
     if mark.complete is not None and mark.complete.digest != mark.newest.digest:
-        told += f", complete v{mark.complete.version} sha256:{mark.complete.digest.hex()}"
+        word = "published" if mark.published_before else "complete"
+        told += f", {word} v{mark.complete.version} sha256:{mark.complete.digest.hex()}"
     return told
 
 

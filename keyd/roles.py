@@ -198,6 +198,20 @@ class Roles:
             raise InvalidRequestError("files", "show at least one metadata file")
         roles = {file.role for file in files}
         await self._admit(caller, Action.ADVANCE, "role-advance", repository, roles)
+        try:
+            return await self._advance(caller, repository, files, published, said)
+        except ConflictError:
+            # Somebody signed or showed something meanwhile; the files are judged above that.
+            return await self._advance(caller, repository, files, published, said)
+
+    async def _advance(
+        self,
+        caller: Caller,
+        repository: str,
+        files: Sequence[RoleFile],
+        published: bool,
+        said: str,
+    ) -> Shown:
         known = await self._known(repository)
         now = self._clock.now()
 
@@ -236,19 +250,19 @@ class Roles:
             raise error
         consent = await self._consents.consent_to_end(caller, "supersede", mark, said=said)
         after: Mark | None = None
-        effect: Effect = DropMark(repository, role, digest)
+        effect: Effect = DropMark(repository, role, expect=mark)
         if mark.complete is not None and mark.complete.digest != mark.newest.digest:
             contents = await self._marks.load_contents(repository, role)
             after = Mark(
                 repository=repository,
                 role=role,
                 newest=mark.complete,
-                state=MarkState.COMPLETE,
+                state=MarkState.PUBLISHED if mark.published_before else MarkState.COMPLETE,
                 signed_at=mark.signed_at,
                 complete=mark.complete,
             )
             kept = MarkContents(contents.complete, contents.complete)
-            effect = PutMark(after, kept, expect=digest)
+            effect = PutMark(after, kept, expect=mark)
         await self._entries.given_up(
             caller, "role-supersede", mark, after, said=said, effects=(effect, *consent)
         )
@@ -261,7 +275,7 @@ class Roles:
         :meth:`supersede`, but forgets published versions too."""
         mark = await self._begin(caller, "role-reset", repository, role, digest, said)
         consent = await self._consents.consent_to_end(caller, "reset", mark, said=said)
-        drop = DropMark(repository, role, digest)
+        drop = DropMark(repository, role, expect=mark)
         await self._entries.given_up(
             caller, "role-reset", mark, None, said=said, effects=(drop, *consent)
         )
@@ -346,10 +360,7 @@ class Roles:
         dry_run: bool = False,
     ) -> Shown:
         if evidence.changes and not dry_run:
-            effects = [
-                PutMark(c.mark, c.contents, expect=c.before.newest.digest if c.before else b"")
-                for c in evidence.changes
-            ]
+            effects = [PutMark(c.mark, c.contents, expect=c.before) for c in evidence.changes]
             await self._entries.changed(
                 caller, action, evidence, said=said, effects=(*effects, *consent)
             )

@@ -151,4 +151,4 @@ async def put_root(domain: Domain, repository: str, payload: bytes) -> None:
         complete=marked,
     )
     entry = EntryDraft("role-import", Outcome.ALLOWED, ADMIN)
-    await domain.audit.record(entry, (PutMark(mark, MarkContents(payload, payload), b""),))
+    await domain.audit.record(entry, (PutMark(mark, MarkContents(payload, payload), None),))

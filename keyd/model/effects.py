@@ -123,12 +123,12 @@ class RecordMark:
 
 @dataclass(frozen=True, slots=True)
 class PutMark:
-    """Set a mark as a person or published files say. ``expect``: digest of the newest version that
-    was looked at, empty for no mark; another one -> ConflictError."""
+    """Set a mark as a person or published files say. ``expect``: the mark that was looked at, None
+    for none; whatever differs from it now, a signer too -> ConflictError."""
 
     mark: Mark
     contents: MarkContents
-    expect: bytes
+    expect: Mark | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class DropMark:
 
     repository: str
     role: str
-    expect: bytes
+    expect: Mark | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,8 +60,9 @@ class Mark:
     ``newest``: the version signed last. ``signers``: identities (as in :class:`Need`) that are
     known to have signed it. ``needs``: what makes it complete; empty where the role's keys are
     not known, then the first signature does. ``complete``: the last version that was complete,
-    often ``newest`` itself; None before there was one. ``reissued``: how often other bytes were
-    signed under ``newest``'s version. ``signed_at``: when it was last signed or shown.
+    often ``newest`` itself; None before there was one. ``published_before``: ``complete`` is
+    another than ``newest``, and was PUBLISHED. ``reissued``: how often other bytes were signed
+    under ``newest``'s version. ``signed_at``: when it was last signed or shown.
     """
 
     repository: str
@@ -73,6 +74,7 @@ class Mark:
     needs: tuple[Need, ...] = ()
     complete: Marked | None = None
     reissued: int = 0
+    published_before: bool = False
 
     @property
     def is_complete(self) -> bool:

@@ -100,15 +100,14 @@ def place_imported(proposal: Proposal, known: Known | None) -> Placed:
     mark, version = known.mark, shown.document.version
     if mark.complete and mark.complete.version == version and mark.newest.version > version:
         if mark.complete.digest == shown.digest:
-            return Placed(
-                None, True, f"{shown} is known; v{mark.newest.version} is signed above it"
-            )
+            above = f"{shown} is known; v{mark.newest.version} is signed above it"
+            return Placed(_published_below(known), True, above)
         raise _conflict(proposal, mark.complete.digest, "reset")
     if version < mark.newest.version:
         raise refuse(
             "evidence-lower",
-            f"{of(proposal.context)}: v{mark.newest.version} is {mark.state} here, this would go back "
-            f"to v{version}",
+            f"{of(proposal.context)}: v{mark.newest.version} is {mark.state} here, this would go "
+            f"back to v{version}",
             hint="show newer files; or, when what was signed here never counted, forget it: "
             f"{command('reset', proposal.context)}",
             context=proposal.context,
@@ -135,7 +134,7 @@ def place_advanced(*, published: bool) -> Place:
             return Placed(proposal.as_newest(state, known.mark if known else None), True)
         mark = known.mark
         if version < mark.newest.version:
-            return _below(proposal, known)
+            return _below(proposal, known, published=published)
         if mark.newest.digest == shown.digest:
             return _same(proposal, known, state)
         if not proposal.is_met:
@@ -154,8 +153,9 @@ def _is_seen(mark: Mark) -> bool:
     return mark.state is MarkState.PUBLISHED
 
 
-def _below(proposal: Proposal, known: Known) -> Placed:
-    """A version below the newest: at most the last complete one moves up to it."""
+def _below(proposal: Proposal, known: Known, *, published: bool) -> Placed:
+    """A version below the newest: at most the last complete one moves up to it, or is known as
+    published."""
     mark, shown = known.mark, proposal.shown
     version = shown.document.version
     old = f"{shown} is older than v{mark.newest.version}, which is {mark.state} here"
@@ -163,14 +163,23 @@ def _below(proposal: Proposal, known: Known) -> Placed:
         return Placed(None, False, f"{old}: ignored")
     complete = mark.complete
     if complete is None or version > complete.version:
-        moved = replace(mark, complete=proposal.marked())
+        moved = replace(mark, complete=proposal.marked(), published_before=published)
         contents = replace(known.contents, complete=shown.payload)
         return Placed(Known(moved, contents), True, f"{old}: it is the last complete one now")
     if version == complete.version and complete.digest != shown.digest:
         if shown.role not in ONLINE_ROLES:
             raise _conflict(proposal, complete.digest, "reset")
         return Placed(None, False, f"{old}: ignored")
+    if version == complete.version and published and not mark.published_before:
+        return Placed(_published_below(known), True, f"{old}: it is known as published now")
     return Placed(None, version == complete.version, f"{old}: ignored")
+
+
+def _published_below(known: Known) -> Known | None:
+    """The complete version below the newest was published; None where that is known."""
+    if known.mark.published_before:
+        return None
+    return Known(replace(known.mark, published_before=True), known.contents)
 
 
 def _same(proposal: Proposal, known: Known, state: MarkState) -> Placed:
@@ -192,7 +201,7 @@ def _same(proposal: Proposal, known: Known, state: MarkState) -> Placed:
     changed = replace(mark, state=new, signers=signers, needs=needs, signed_at=proposal.now)
     contents = known.contents
     if met:
-        changed = replace(changed, complete=mark.newest)
+        changed = replace(changed, complete=mark.newest, published_before=False)
         contents = MarkContents(shown.payload, shown.payload)
     note = "" if met else f"{shown} still lacks {changed.missing} of its signatures"
     return Placed(Known(changed, contents), met, note)

@@ -135,6 +135,7 @@ def _row(mark: Mark) -> tuple[Any, ...]:
         json.dumps([[need.threshold, sorted(need.signers)] for need in mark.needs]),
         mark.reissued,
         *((None,) * 6 if mark.complete is None else _marked_row(mark.complete)),
+        mark.published_before,
     )
 
 
@@ -174,4 +175,5 @@ def _mark(row: Any) -> Mark:
         tuple(Need(threshold, frozenset(of)) for threshold, of in json.loads(row.needs)),
         complete,
         row.reissued,
+        bool(row.published_before),
     )

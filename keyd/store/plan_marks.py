@@ -109,17 +109,17 @@ class MarkPlan:
             case _:
                 assert_never(effect)
 
-    def _expect(self, repository: str, role: str, expect: bytes) -> None:
+    def _expect(self, repository: str, role: str, expect: Mark | None) -> None:
         found = self._marks.find((repository, role))
-        digest = found.mark.newest.digest if found else b""
-        if digest != expect:
-            where = f"version {found.mark.newest.version} now" if found else "unknown now"
+        mark = found.mark if found else None
+        if mark != expect:
+            where = f"version {mark.newest.version}, {mark.state}" if mark else "unknown"
             raise ConflictError(
-                f"{role} of {repository} changed meanwhile: it is {where}",
+                f"{role} of {repository} changed meanwhile: it is {where} now",
                 hint=f"look again: keydctl role show {repository} {role}",
                 repository=repository,
                 role=role,
-                digest=digest.hex(),
+                digest=mark.newest.digest.hex() if mark else "",
             )
 
     def _record(self, effect: RecordMark) -> None:
@@ -144,6 +144,8 @@ class MarkPlan:
             self._now,
             complete=complete,
             reissued=old.reissued + 1 if old is not None and reissued else 0,
+            published_before=old is not None
+            and (old.state is MarkState.PUBLISHED or old.published_before),
         )
         _check(fresh)
         self._marks.put(name, PlannedMark(self._signed_by(fresh, effect), effect.content, source))
@@ -162,6 +164,7 @@ class MarkPlan:
             signers=signers,
             needs=needs,
             complete=mark.newest if whole else mark.complete,
+            published_before=mark.published_before and not whole,
         )
 
 
@@ -186,6 +189,8 @@ def _check(mark: Mark) -> None:
         )
     if mark.is_complete and not is_whole(mark):
         raise InvalidRequestError("mark", f"{mark.state} needs the newest version as complete")
+    if mark.published_before and (complete is None or is_whole(mark)):
+        raise InvalidRequestError("mark", "no earlier version is there that was published")
 
 
 def _check_first(effect: RecordMark) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Index,
@@ -51,6 +52,8 @@ marks = Table(
     Column("complete_dialect", Text),
     Column("complete_expires", BigInteger),
     Column("complete_keyset", Text),
+    # True only where the complete version is another than the newest.
+    Column("published_before", Boolean, nullable=False),
     # The signed bytes of both versions, last in the row so that reading what is before them never
     # reads them. Those of older versions are not kept: the log has their digests.
     Column("content", LargeBinary, nullable=False),
@@ -76,6 +79,9 @@ marks = Table(
         "(complete_content IS NOT NULL) = (complete_version IS NOT NULL"
         " AND NOT (complete_version = version AND complete_digest = digest))",
         name="complete_content_once",
+    ),
+    CheckConstraint(
+        "NOT published_before OR complete_content IS NOT NULL", name="published_before_newest"
     ),
 )
 

@@ -67,7 +67,7 @@ def putting(
     role: str = "targets",
     *,
     state: MarkState = PUBLISHED,
-    expect: bytes = b"",
+    expect: Mark | None = None,
 ) -> PutMark:
     newest = marked(version, content, role)
     complete = None if state is SIGNED else newest
@@ -281,7 +281,7 @@ async def test_a_server_may_sign_its_online_roles_anew_until_they_are_known_publ
     each(store, signing(6, b"next", role))
     assert get(store, role).reissued == 0
 
-    published = putting(6, b"next", role, expect=marked(6, b"next").digest)
+    published = putting(6, b"next", role, expect=get(store, role))
     assert each(store, published, signing(6, b"other", role)) == ["", "VERSION_TAKEN"]
 
 
@@ -337,9 +337,7 @@ async def test_bytes_move_to_their_place_when_one_group_takes_two_steps(store: S
 def test_a_mark_that_was_dropped_and_signed_in_one_group_starts_anew(store: Store) -> None:
     each(store, signing(9, b"nine"))
 
-    results = together(
-        store, DropMark("acme", "targets", marked(9, b"nine").digest), signing(2, b"two")
-    )
+    results = together(store, DropMark("acme", "targets", expect=get(store)), signing(2, b"two"))
 
     assert results == ["", ""]
     assert get(store).newest == marked(2, b"two")
@@ -359,16 +357,16 @@ def test_a_thousand_roles_in_one_group_and_the_next(store: Store) -> None:
 
 
 def test_published_files_set_a_mark_only_over_the_one_that_was_looked_at(store: Store) -> None:
-    digest = marked(5, b"five").digest
+    five, three = putting(5, b"five"), putting(3, b"three")
     assert each(
         store,
-        putting(5, b"five", expect=b"x" * 32),
-        putting(5, b"five"),
+        putting(5, b"five", expect=three.mark),
+        five,
         putting(6, b"six"),
-        putting(3, b"three", expect=digest),
-        DropMark("acme", "targets", digest),
-        DropMark("acme", "targets", marked(3, b"three").digest),
-        DropMark("acme", "targets", b""),
+        replace(three, expect=five.mark),
+        DropMark("acme", "targets", five.mark),
+        DropMark("acme", "targets", three.mark),
+        DropMark("acme", "targets", None),
     ) == ["CONFLICT", "", "CONFLICT", "", "CONFLICT", "", ""]
     assert store.marks.find_mark("acme", "targets") is None
     assert store.marks.marks() == ()
@@ -377,11 +375,41 @@ def test_published_files_set_a_mark_only_over_the_one_that_was_looked_at(store: 
 def test_a_conflict_over_a_mark_says_where_to_look(store: Store) -> None:
     each(store, signing(5, b"five"))
 
-    conflict = commit(store, [(a_draft(), [DropMark("acme", "targets", b"")])])[0]
+    conflict = commit(store, [(a_draft(), [DropMark("acme", "targets", None)])])[0]
 
     assert isinstance(conflict, ConflictError)
     assert "version 5" in conflict.message
     assert "keydctl role show acme targets" in conflict.hint
+
+
+def test_a_mark_that_was_looked_at_loses_no_signature_that_came_meanwhile(store: Store) -> None:
+    each(store, signing(2, b"two", needs=TWO_OF_AB))
+    seen = get(store)
+    shown = replace(seen, signers=seen.signers | {"c"})
+
+    results = together(
+        store,
+        signing(2, b"two", signer="b", needs=TWO_OF_AB),
+        PutMark(shown, MarkContents(b"two"), seen),
+        DropMark("acme", "targets", seen),
+    )
+
+    assert results == ["", "CONFLICT", "CONFLICT"]
+    assert (get(store).state, get(store).signers) == (COMPLETE, frozenset({"a", "b"}))
+
+
+def test_a_published_version_is_known_as_such_below_the_drafts_above_it(store: Store) -> None:
+    each(store, putting(1, b"one"), signing(2, b"two", needs=TWO_OF_AB))
+    below_a_draft = get(store)
+    each(store, signing(3, b"three", needs=TWO_OF_AB))
+    below_two = get(store)
+    each(store, signing(3, b"three", signer="b", needs=TWO_OF_AB))
+    complete = get(store)
+    each(store, signing(4, b"four", needs=TWO_OF_AB))
+
+    known = [below_a_draft, below_two, complete, get(store)]
+    assert [mark.published_before for mark in known] == [True, True, False, False]
+    assert [mark.complete and mark.complete.version for mark in known] == [1, 1, 3, 3]
 
 
 async def test_superseding_a_draft_puts_the_complete_version_back(store: Store) -> None:
@@ -393,7 +421,7 @@ async def test_superseding_a_draft_puts_the_complete_version_back(store: Store) 
 
     results = each(
         store,
-        PutMark(back, MarkContents(contents.complete, contents.complete), draft.newest.digest),
+        PutMark(back, MarkContents(contents.complete, contents.complete), draft),
         signing(2, b"better", "root", needs=TWO_OF_AB),
     )
 
@@ -407,6 +435,8 @@ def test_a_mark_that_contradicts_itself_is_refused_and_harms_no_neighbour(store:
         replace(good, complete=marked(3, b"three")),
         replace(good, state=PUBLISHED),
         replace(good, state=COMPLETE, complete=marked(1, b"one")),
+        replace(good, published_before=True),
+        replace(good, complete=good.newest, published_before=True),
         replace(good, repository="\ud800"),
         replace(good, role="a\0"),
         replace(good, newest=replace(good.newest, version=2**63)),
@@ -414,12 +444,12 @@ def test_a_mark_that_contradicts_itself_is_refused_and_harms_no_neighbour(store:
 
     results = together(
         store,
-        *(PutMark(mark, MarkContents(b"two"), b"") for mark in bad),
+        *(PutMark(mark, MarkContents(b"two"), None) for mark in bad),
         signing(2**64, b"far"),
         signing(1, b"one", "snapshot"),
     )
 
-    assert results == [InvalidRequestError.reason] * 7 + [""]
+    assert results == [InvalidRequestError.reason] * 9 + [""]
     assert [mark.role for mark in store.marks.marks()] == ["snapshot"]
 
 
@@ -512,22 +542,25 @@ RECORDS = st.builds(
 )
 OTHERS: st.SearchStrategy[Effect] = st.one_of(
     st.builds(
-        lambda version, content, role, state, before: putting(
-            version, content, role, state=state, expect=marked(version, before).digest
-        ),
+        lambda version, content, role, state: putting(version, content, role, state=state),
         st.integers(1, 4),
         BYTES,
         ROLES,
         st.sampled_from(MarkState),
-        BYTES,
     ),
-    st.builds(
-        lambda version, content, role: DropMark("acme", role, marked(version, content).digest),
-        st.integers(1, 4),
-        BYTES,
-        ROLES,
-    ),
+    st.builds(lambda role: DropMark("acme", role, None), ROLES),
 )
+
+
+def looked(effect: Effect, marks: MemoryAudit) -> Effect:
+    """The effect of somebody who looked at the mark before the group came."""
+    if isinstance(effect, PutMark):
+        return replace(effect, expect=marks.find_mark("acme", effect.mark.role))
+    if isinstance(effect, DropMark):
+        return replace(effect, expect=marks.find_mark("acme", effect.role))
+    return effect
+
+
 ITEMS = st.lists(RECORDS | OTHERS, min_size=1, max_size=3)
 
 
@@ -581,7 +614,8 @@ async def test_whatever_effects_come_memory_database_and_the_tests_fake_agree(
     fake = MemoryAudit(clock)
     store = database(folder, clock)
     try:
-        for group in groups:
+        for each_group in groups:
+            group = [[looked(effect, fake) for effect in item] for item in each_group]
             results = commit(store, [(a_draft(), item) for item in group], clock.now())
             others = await fake.record_many([(a_draft(), item) for item in group])
             assert [said(result) for result in results] == [

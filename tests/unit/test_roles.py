@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -280,10 +281,11 @@ async def a_draft(domain: Domain, *, state: MarkState = MarkState.SIGNED) -> Mar
         before,
         newest=replace(before.newest, version=4, digest=bytes(range(32))),
         state=state,
+        published_before=state is MarkState.SIGNED,
     )
     if state is not MarkState.SIGNED:
         made = replace(made, complete=made.newest)
-    put = PutMark(made, MarkContents(b"draft", contents.complete), before.newest.digest)
+    put = PutMark(made, MarkContents(b"draft", contents.complete), before)
     await domain.audit.record(EntryDraft("sign", Outcome.ALLOWED, ADMIN), (put,))
     return made
 
@@ -295,13 +297,44 @@ async def test_a_draft_that_is_given_up_leaves_the_last_complete_version(domain:
     left = await domain.roles.supersede(ADMIN, ACME, "targets", draft.newest.digest, said="typo")
 
     assert left is not None
-    assert (left.mark.newest.version, left.mark.state) == (3, MarkState.COMPLETE)
+    assert (left.mark.newest.version, left.mark.state) == (3, MarkState.PUBLISHED)
     contents = await domain.audit.load_contents(ACME, "targets")
     assert contents.newest == contents.complete == parse(targets(3).content).payload
     entry = last(domain)
     assert (entry.action, entry.alert, entry.said) == ("role-supersede", True, "typo")
     assert entry.details["targets"].startswith(f"v4 SIGNED sha256:{draft.newest.digest.hex()}")
-    assert "-> v3 COMPLETE" in entry.details["targets"]
+    assert "-> v3 PUBLISHED" in entry.details["targets"]
+
+
+async def test_what_was_published_stays_so_when_the_draft_above_it_is_given_up(
+    domain: Domain,
+) -> None:
+    await keys_of(domain)
+    draft = await a_draft(domain)
+    await domain.roles.supersede(ADMIN, ACME, "targets", draft.newest.digest, said="typo")
+    digest = mark(domain, "targets").newest.digest
+
+    with pytest.raises(RuleRefusedError) as error:
+        await domain.roles.supersede(ADMIN, ACME, "targets", digest, said="and that one too")
+
+    assert error.value.facts["rule"] == "draft-published"
+
+
+async def test_a_draft_hides_nothing_that_is_shown_as_published_below_it(domain: Domain) -> None:
+    await keys_of(domain)
+    draft = await a_draft(domain)
+    unseen = replace(draft, published_before=False)
+    contents = await domain.audit.load_contents(ACME, "targets")
+    await domain.audit.record(
+        EntryDraft("sign", Outcome.ALLOWED, ADMIN), (PutMark(unseen, contents, draft),)
+    )
+
+    shown = await domain.roles.advance(ADMIN, ACME, [targets(3)], published=True)
+
+    assert "known as published now" in " ".join(shown.notes)
+    assert mark(domain, "targets").published_before
+    again = await domain.roles.advance(ADMIN, ACME, [targets(3)], published=True)
+    assert again.roles == ()
 
 
 async def test_a_complete_version_nobody_published_can_be_given_up_too(domain: Domain) -> None:
@@ -372,6 +405,23 @@ def draft_of(expires: datetime, *keys: Key) -> bytes:
     made = a_root(1, *(sslib_key(key) for key in keys), threshold=2)
     made.signed.expires = expires
     return CanonicalJSONSerializer().serialize(made.signed)
+
+
+async def test_two_holders_who_show_their_signatures_at_once_both_count(domain: Domain) -> None:
+    mine, _ = await keys_of(domain)
+    holders = (sslib_key(mine), ALICE.public_key, BOB.public_key)
+    payload = CanonicalJSONSerializer().serialize(a_root(1, *holders, threshold=3).signed)
+    context = Context(ACME, "root")
+    await domain.signing.sign(ADMIN, SignRequest(mine.name, payload, encoding=DER, context=context))
+
+    async def show(holder: CryptoSigner) -> None:
+        copy = a_root(1, *holders, threshold=3, signed_by=[holder]).to_bytes()
+        await domain.roles.advance(ADMIN, ACME, [RoleFile("root", copy)])
+
+    await asyncio.gather(show(ALICE), show(BOB))
+
+    assert mark(domain, "root").state is MarkState.COMPLETE
+    assert len(mark(domain, "root").signers) == 3
 
 
 async def test_a_corrected_draft_signs_after_the_first_one_was_given_up(domain: Domain) -> None:
