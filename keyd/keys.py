@@ -19,6 +19,7 @@ from keyd.errors import (
     KeyBoundError,
     KeydError,
     KeyExistsError,
+    PolicyDeniedError,
     RotationConflictError,
     TokenNotFoundError,
 )
@@ -52,6 +53,7 @@ from keyd.model import (
     VersionState,
     check_name,
 )
+from keyd.rolegrants import RoleGrants
 from keyd.versions import Versions
 
 
@@ -83,6 +85,7 @@ class Keys(Versions):
             destroy_wait_s=destroy_wait_s,
         )
         self._enrolment = enrolment
+        self._grants = RoleGrants(gate, registry)
         self._adoption = Adoption(
             device=device, audit=audit, registry=registry, clock=clock, approvals=approvals
         )
@@ -138,6 +141,7 @@ class Keys(Versions):
             labels=dict(new.labels),
             rotation_period_s=new.rotation_period_s,
         )
+        await self._check_joining(caller, Action.CREATE, new.name, new.bindings)
         version = self._pending(caller, key, 1)
         details = binding_details(frozenset(), new.bindings) if new.bindings else {}
         consent = await self._approvals.consent_to(
@@ -271,6 +275,9 @@ class Keys(Versions):
         key = self._gate.existing(name)
         check_fields(bindings or frozenset(), labels or {}, rotation_period_s or 0)
         details = {} if bindings is None else binding_details(key.bindings, bindings)
+        await self._check_joining(
+            caller, Action.BIND, name, (bindings or frozenset()) - key.bindings
+        )
         if labels is not None:
             details["labels"] = ", ".join(f"{k}={v}" for k, v in sorted(labels.items())) or "none"
         if rotation_period_s is not None:
@@ -291,6 +298,16 @@ class Keys(Versions):
         change = SetKeyFields(name, bindings, labels, rotation_period_s)
         await self._audit.record(entry, (*consent, change))
         return self._gate.existing(name)
+
+    async def _check_joining(
+        self, caller: Caller, action: Action, name: str, added: frozenset[Binding]
+    ) -> None:
+        """See :meth:`keyd.rolegrants.RoleGrants.check_joining`; a refusal is in the log."""
+        try:
+            self._grants.check_joining(caller, action, name, added)
+        except PolicyDeniedError as e:
+            await self._gate.refuse(caller, action, name, e)
+            raise
 
     # ------------------------------------------------------------------------------- adopt
 
@@ -316,6 +333,7 @@ class Keys(Versions):
         token = self._token(token)
         if self._registry.find(name) is not None:
             raise KeyExistsError(f"a key {name} exists already", key=name)
+        await self._check_joining(caller, Action.ADOPT, name, bindings)
         found = await self._adoption.find(token, object_id)
         registered = self._registry.find_public_key(found.public_key)
         if registered is not None:

@@ -3,17 +3,20 @@
 A role belongs to those who have the grant on at least one key bound to it, as long as no rule
 denies it on any of them. A role that no key here is bound to (an offline root, somebody else's
 delegation) goes by the keys of its repository.
+
+So whoever binds a key to a role gets a say in it, and has to have one already where others hold it.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable
 
 from keyd.errors import PolicyDeniedError
 from keyd.gate import RESERVED, Gate
 from keyd.gunnames import without_number
-from keyd.model import Action, Caller, Context, Key, Registry, Requirement
+from keyd.model import Action, Binding, Caller, Context, Key, Registry, Requirement
 
 
 def binds(key: Key, repository: str, role: str = "") -> bool:
@@ -25,6 +28,30 @@ def binds(key: Key, repository: str, role: str = "") -> bool:
         and (not role or fnmatch.fnmatchcase(role, binding.role))
         for binding in key.bindings
     )
+
+
+def may_meet(one: Binding, other: Binding) -> bool:
+    """True when a role may fit both; of two patterns, when their fixed ends do not rule it out."""
+    return all(
+        _may_meet(a, b) for a, b in ((one.repository, other.repository), (one.role, other.role))
+    )
+
+
+def _may_meet(one: str, other: str) -> bool:
+    if fnmatch.fnmatchcase(one, other) or fnmatch.fnmatchcase(other, one):
+        return True
+    ends = [_fixed_ends(text) for text in (one, other)]
+    if None in ends:
+        return False  # at least one stands for itself alone
+    (head, tail), (other_head, other_tail) = (e for e in ends if e is not None)
+    heads_fit = head.startswith(other_head) or other_head.startswith(head)
+    return heads_fit and (tail.endswith(other_tail) or other_tail.endswith(tail))
+
+
+def _fixed_ends(pattern: str) -> tuple[str, str] | None:
+    """What stands before the first and behind the last wildcard; None where there is none."""
+    parts = re.split(r"[*?\[\]]", pattern)
+    return (parts[0], parts[-1]) if len(parts) > 1 else None
 
 
 class RoleGrants:
@@ -72,6 +99,31 @@ class RoleGrants:
                     rule=denied,
                 )
         return granted
+
+    def check_joining(
+        self, caller: Caller, action: Action, name: str, added: Iterable[Binding]
+    ) -> None:
+        """Refuse to bind a key to roles that other keys are bound to, unless the caller may do
+        the same with one of those.
+
+        Raises:
+            PolicyDeniedError: for one of the bindings it is so.
+        """
+        for binding in sorted(added):
+            others = [
+                key
+                for key in self._registry.keys()  # noqa: SIM118 - a method, not a dict
+                if key.name != name and any(may_meet(binding, b) for b in key.bindings)
+            ]
+            if others and not any(self._gate.may(caller, action, key.name) for key in others):
+                raise PolicyDeniedError(
+                    f"{action} {name}, bound to {binding}: denied for {caller.principal.id}, "
+                    "other keys hold that role",
+                    hint=f"it takes the grant {action} on one of them; see your grants with: "
+                    "keydctl whoami",
+                    action=action,
+                    rule="held by others",
+                )
 
     def who_demands(
         self, caller: Caller, action: Action, repository: str, roles: Iterable[str]
