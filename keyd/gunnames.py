@@ -21,10 +21,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from keyd.errors import InvalidRequestError
-from keyd.model import MAX_NAME_CHARS, ONLINE_ROLES, check_name
+from keyd.model import MAX_NAME_CHARS, ONLINE_ROLES, Key, check_name
 
 PREFIX = "notary/"
 """How all such names begin; a glob over them is ``notary/*``."""
+
+MADE_FOR = "made-for"
+SERVER = "notary-server"
+"""Label of the keys that are made when a notary-server asks for them, and its value."""
 
 MAX_GUN_CHARS = 200
 """Far more than fits into the name of a key."""
@@ -116,6 +120,11 @@ def check_gun(gun: str) -> str:
     if wrong:
         raise InvalidRequestError("gun", wrong, hint="take another name for the collection")
     return gun
+
+
+def is_made_for_server(key: Key) -> bool:
+    """True for keys that a notary-server had made."""
+    return key.name.startswith(PREFIX) and key.labels.get(MADE_FOR) == SERVER
 
 
 def history_of(name: str, repository: str, role: str) -> str:

@@ -13,7 +13,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from keyd import gunnames
-from keyd.errors import InvalidRequestError, KeyStateError, PolicyDeniedError
+from keyd.errors import (
+    InvalidRequestError,
+    KeyStateError,
+    PolicyDeniedError,
+    RuleRefusedError,
+)
 from keyd.gate import Gate
 from keyd.gunnames import GunName
 from keyd.keyfields import NewKey
@@ -23,6 +28,7 @@ from keyd.model import (
     Action,
     Binding,
     Caller,
+    Context,
     Encoding,
     Key,
     KeyAlgorithm,
@@ -34,11 +40,9 @@ from keyd.model import (
     VersionState,
 )
 from keyd.notaryplaces import Places
+from keyd.rules.refusal import command
 from keyd.signing import Signing
 from keyd.unbroken import Unbroken
-
-MADE_FOR = "notary-server"
-"""Label ``made-for`` of the keys that are made here; others are ``gun`` and ``role``."""
 
 HasSigned = Callable[[str], Awaitable[bool]]
 """True when the log has a signature by a key of that name."""
@@ -138,6 +142,7 @@ class NotarySigner:
             version = key.active
             if (
                 key.algorithm is not algorithm
+                or not gunnames.is_made_for_server(key)
                 or version is None
                 or version.state is not VersionState.ENABLED
                 or self._registry.freeze_on(key.name) is not None
@@ -166,7 +171,7 @@ class NotarySigner:
                     token=self._places.find(gun).token,
                     algorithm=algorithm,
                     bindings=frozenset({Binding(gun, role)}),
-                    labels={"gun": gun, "made-for": MADE_FOR, "role": role},
+                    labels={"gun": gun, gunnames.MADE_FOR: gunnames.SERVER, "role": role},
                 ),
             )
         version = key.active
@@ -206,7 +211,10 @@ class NotarySigner:
             expected_public_key=found.version.public_key,
             encoding=Encoding.RAW,
         )
-        return found, await self._signing.sign(caller, request)
+        try:
+            return found, await self._signing.sign(caller, request)
+        except RuleRefusedError as e:
+            raise _for_publishers(e) from e
 
     async def refuse_deletion(
         self, caller: Caller, keyid: str
@@ -256,3 +264,18 @@ class NotarySigner:
         if key is None or version is None or name is None or name.role not in ONLINE_ROLES:
             return None
         return NotaryKey(key, version, name)
+
+
+def _for_publishers(error: RuleRefusedError) -> RuleRefusedError:
+    """A server that signs a lower version either lost a race, which its store would refuse as well,
+    or was put back to an older state. Who reads this chose no version."""
+    if error.facts.get("rule") != "version-lower":
+        return error
+    context = Context(error.facts["repository"], error.facts["role"])
+    changed = RuleRefusedError(
+        error.message,
+        hint="if others publish at the same time, publish again; if notary-server was put back to "
+        f"an older state, its administrator lets it go on with: {command('reset', context)}",
+    )
+    changed.facts = error.facts
+    return changed

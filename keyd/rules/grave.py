@@ -24,7 +24,8 @@ from keyd.content.delegationdiff import compare_delegations
 from keyd.content.describe import key
 from keyd.content.diff import compare
 from keyd.content.documents import Document, PublicKeyInfo, Root, Targets
-from keyd.model import ONLINE_ROLES
+from keyd.gunnames import is_made_for_server
+from keyd.model import ONLINE_ROLES, Mark
 from keyd.rules.case import Asked, Grave, History
 from keyd.rules.needs import has_changed, holders_in, identities, keyset_of
 
@@ -56,9 +57,18 @@ def grave_changes(asked: Asked, document: Document, history: History) -> tuple[G
     ]
     if isinstance(base, Root) and isinstance(document, Root):
         found += _dropped(asked, base, document)
-    if document.kind in ONLINE_ROLES:
+    if document.kind in ONLINE_ROLES and not _is_one_of_several(asked, document, mark):
         found += _back(document.kind, changes, history)
     return tuple(found)
+
+
+def _is_one_of_several(asked: Asked, document: Document, mark: Mark | None) -> bool:
+    """True when nobody can tell what was published before: notary-server signs before it stores,
+    so that of several files under one version any may be the one it kept. Two who publish at once
+    each lack what the other one adds."""
+    if mark is None or not is_made_for_server(asked.key):
+        return False
+    return mark.newest.version == document.version or mark.reissued > 0
 
 
 def _dropped(asked: Asked, before: Root, after: Root) -> Iterator[Grave]:
