@@ -31,7 +31,8 @@ from keyd.plan import Plan, Ruling
 from keyd.rules import Asked, History, Verdict
 
 _JUDGE_AT_ONCE_BYTES = 64 * 1024
-"""Larger documents are judged on a worker thread: limits on paths look at every target."""
+"""Larger documents are judged on a worker thread: limits on paths look at every target. Of a batch
+as much as this is judged between two looks at other callers."""
 
 _NO_VERDICT = Verdict(effect=None)
 _NO_LIMITS = Limits(max_expiry_days=0)
@@ -68,12 +69,19 @@ class Judging:
         if not any(plan.is_ruled for plan in plans):
             return list(plans)
         aside = book.aside()
-        return [
-            await self._rule(caller, plan, aside if plan.request.dry_run else book, reserved)
-            if plan.is_ruled
-            else plan
-            for plan in plans
-        ]
+        ruled: list[Plan | KeydError] = []
+        in_turn_bytes = 0
+        for plan in plans:
+            if not plan.is_ruled:
+                ruled.append(plan)
+                continue
+            if in_turn_bytes > _JUDGE_AT_ONCE_BYTES:
+                await asyncio.sleep(0)  # others have their turn; what is reserved stays so
+                in_turn_bytes = 0
+            in_turn_bytes += len(plan.request.message or b"")
+            where = aside if plan.request.dry_run else book
+            ruled.append(await self._rule(caller, plan, where, reserved))
+        return ruled
 
     async def _rule(
         self, caller: Caller, plan: Plan, book: MarkBook, reserved: ExitStack

@@ -134,16 +134,16 @@ class Signing:
         gone: Callable[[], bool],
     ) -> list[Signed | KeydError]:
         """Slice by slice, so that a large batch keeps token, checks and log busy all at once."""
-        with_tokens = asyncio.Semaphore(_SLICES_WITH_TOKENS)
+        with_tokens, with_rules = asyncio.Semaphore(_SLICES_WITH_TOKENS), asyncio.Lock()
         if len(requests) <= _SLICE:
-            outcomes = await self._slice(caller, requests, gone, with_tokens)
+            outcomes = await self._slice(caller, requests, gone, with_tokens, with_rules)
             return await self._release.answers(caller, outcomes)
         under_way = asyncio.Semaphore(_SLICES_UNDER_WAY)
 
         async def work(start: int) -> list[_Outcome]:
             async with under_way:
                 part = requests[start : start + _SLICE]
-                return await self._slice(caller, part, gone, with_tokens)
+                return await self._slice(caller, part, gone, with_tokens, with_rules)
 
         parts = await asyncio.gather(
             *(work(start) for start in range(0, len(requests), _SLICE)), return_exceptions=True
@@ -161,6 +161,7 @@ class Signing:
         requests: Sequence[SignRequest | KeydError],
         gone: Callable[[], bool],
         with_tokens: asyncio.Semaphore,
+        with_rules: asyncio.Lock,
     ) -> list[_Outcome]:
         results: dict[int, _Outcome] = {}
         found = await self._planning.read_all(caller, requests)
@@ -168,7 +169,8 @@ class Signing:
         with ExitStack() as reserved:
             try:
                 fresh = await self._replay(caller, plans, results)
-                fresh = await self._rule_all(caller, fresh, reserved, results)
+                async with with_rules:  # what follows each other in a batch is judged so
+                    fresh = await self._rule_all(caller, fresh, reserved, results)
                 async with with_tokens:
                     outcomes = await self._sign_on_tokens(fresh, gone)
                 outcomes = await self._self_check.check(fresh, outcomes)

@@ -437,3 +437,29 @@ async def test_a_draft_that_gave_way_to_another_is_not_given_out_again(domain: D
 
     with pytest.raises(VersionTakenError):
         await domain.signing.sign(CI, ask(KEY, targets(5, "draft")))
+
+
+async def test_while_a_batch_of_large_metadata_is_judged_others_have_their_turn(
+    domain: Domain,
+) -> None:
+    await a_bound_key(domain)
+    held = hold(domain)
+    paths = [f"file-{n}" for n in range(400)]
+    seen: set[int] = set()
+
+    async def look() -> None:
+        while True:
+            mark = (await domain.marks.history(REPOSITORY, "targets")).mark
+            seen.add(mark.newest.version if mark else 0)
+            await asyncio.sleep(0)
+
+    others = asyncio.create_task(look())
+    batch = asyncio.create_task(
+        domain.signing.sign_batch(CI, [ask(KEY, targets(v, *paths)) for v in range(1, 41)])
+    )
+    await asyncio.wait_for(held.asked.wait(), 20)
+    others.cancel()
+    held.go_on.set()
+
+    assert all(isinstance(result, Signed) for result in await batch)
+    assert len(seen - {0, 40}) >= 5, "others saw it go up step by step"
