@@ -34,6 +34,8 @@ class Request(_message.Message):
     GENERATE_FIELD_NUMBER: _builtins.int
     OBJECTS_FIELD_NUMBER: _builtins.int
     DESTROY_FIELD_NUMBER: _builtins.int
+    YUBIKEY_FIELD_NUMBER: _builtins.int
+    REFRESH_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Chosen by the daemon, greater than 0, and repeated in each Reply to it."""
     @_builtins.property
@@ -48,6 +50,10 @@ class Request(_message.Message):
     def objects(self) -> Global___Objects: ...
     @_builtins.property
     def destroy(self) -> Global___Destroy: ...
+    @_builtins.property
+    def yubikey(self) -> Global___YubiKeyOrder: ...
+    @_builtins.property
+    def refresh(self) -> Global___Refresh: ...
     def __init__(
         self,
         *,
@@ -58,12 +64,14 @@ class Request(_message.Message):
         generate: Global___Generate | None = ...,
         objects: Global___Objects | None = ...,
         destroy: Global___Destroy | None = ...,
+        yubikey: Global___YubiKeyOrder | None = ...,
+        refresh: Global___Refresh | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["destroy", b"destroy", "generate", b"generate", "login", b"login", "objects", b"objects", "probe", b"probe", "sign_many", b"sign_many", "what", b"what"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["destroy", b"destroy", "generate", b"generate", "login", b"login", "objects", b"objects", "probe", b"probe", "refresh", b"refresh", "sign_many", b"sign_many", "what", b"what", "yubikey", b"yubikey"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroy", b"destroy", "generate", b"generate", "id", b"id", "login", b"login", "objects", b"objects", "probe", b"probe", "sign_many", b"sign_many", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroy", b"destroy", "generate", b"generate", "id", b"id", "login", b"login", "objects", b"objects", "probe", b"probe", "refresh", b"refresh", "sign_many", b"sign_many", "what", b"what", "yubikey", b"yubikey"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["probe", "login", "sign_many", "generate", "objects", "destroy"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["probe", "login", "sign_many", "generate", "objects", "destroy", "yubikey", "refresh"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
@@ -82,6 +90,8 @@ class Reply(_message.Message):
     OBJECT_LIST_FIELD_NUMBER: _builtins.int
     DESTROYED_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    YUBIKEY_FIELD_NUMBER: _builtins.int
+    REFRESHED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The request's id; 0 in a failure that ends the host before it could read a request."""
     @_builtins.property
@@ -104,6 +114,10 @@ class Reply(_message.Message):
     def progress(self) -> Global___Progress:
         """A long SignMany is still moving; the final Reply follows."""
 
+    @_builtins.property
+    def yubikey(self) -> Global___YubiKeyReport: ...
+    @_builtins.property
+    def refreshed(self) -> Global___Refreshed: ...
     def __init__(
         self,
         *,
@@ -116,12 +130,14 @@ class Reply(_message.Message):
         object_list: Global___ObjectList | None = ...,
         destroyed: Global___Destroyed | None = ...,
         progress: Global___Progress | None = ...,
+        yubikey: Global___YubiKeyReport | None = ...,
+        refreshed: Global___Refreshed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["destroyed", b"destroyed", "failure", b"failure", "generated", b"generated", "logged_in", b"logged_in", "object_list", b"object_list", "probed", b"probed", "progress", b"progress", "signed", b"signed", "what", b"what"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["destroyed", b"destroyed", "failure", b"failure", "generated", b"generated", "logged_in", b"logged_in", "object_list", b"object_list", "probed", b"probed", "progress", b"progress", "refreshed", b"refreshed", "signed", b"signed", "what", b"what", "yubikey", b"yubikey"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroyed", b"destroyed", "failure", b"failure", "generated", b"generated", "id", b"id", "logged_in", b"logged_in", "object_list", b"object_list", "probed", b"probed", "progress", b"progress", "signed", b"signed", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroyed", b"destroyed", "failure", b"failure", "generated", b"generated", "id", b"id", "logged_in", b"logged_in", "object_list", b"object_list", "probed", b"probed", "progress", b"progress", "refreshed", b"refreshed", "signed", b"signed", "what", b"what", "yubikey", b"yubikey"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["failure", "probed", "logged_in", "signed", "generated", "object_list", "destroyed", "progress"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["failure", "probed", "logged_in", "signed", "generated", "object_list", "destroyed", "progress", "yubikey", "refreshed"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
@@ -638,3 +654,461 @@ class Destroyed(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Destroyed: _TypeAlias = Destroyed  # noqa: Y015
+
+@_typing.final
+class Refresh(_message.Message):
+    """Forget the session, so that the next probe initializes the module anew: another program, or
+    yubikit in another host, has changed what lies on the token.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Refresh: _TypeAlias = Refresh  # noqa: Y015
+
+@_typing.final
+class Refreshed(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Refreshed: _TypeAlias = Refreshed  # noqa: Y015
+
+@_typing.final
+class YubiKeyOrder(_message.Message):
+    """One order to the PIV applet of the YubiKey that is this token, carried out by yubikit. The host
+    compares the serial before it does anything. Secrets are UTF-8.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOOK_FIELD_NUMBER: _builtins.int
+    INIT_FIELD_NUMBER: _builtins.int
+    CHANGE_PIN_FIELD_NUMBER: _builtins.int
+    UNBLOCK_FIELD_NUMBER: _builtins.int
+    GENERATE_FIELD_NUMBER: _builtins.int
+    ATTEST_FIELD_NUMBER: _builtins.int
+    WRITE_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def look(self) -> Global___YubiKeyLook: ...
+    @_builtins.property
+    def init(self) -> Global___YubiKeyInit: ...
+    @_builtins.property
+    def change_pin(self) -> Global___YubiKeyChangePin: ...
+    @_builtins.property
+    def unblock(self) -> Global___YubiKeyUnblock: ...
+    @_builtins.property
+    def generate(self) -> Global___YubiKeyGenerate: ...
+    @_builtins.property
+    def attest(self) -> Global___YubiKeyAttest: ...
+    @_builtins.property
+    def write_certificate(self) -> Global___YubiKeyWriteCertificate: ...
+    def __init__(
+        self,
+        *,
+        look: Global___YubiKeyLook | None = ...,
+        init: Global___YubiKeyInit | None = ...,
+        change_pin: Global___YubiKeyChangePin | None = ...,
+        unblock: Global___YubiKeyUnblock | None = ...,
+        generate: Global___YubiKeyGenerate | None = ...,
+        attest: Global___YubiKeyAttest | None = ...,
+        write_certificate: Global___YubiKeyWriteCertificate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attest", b"attest", "change_pin", b"change_pin", "generate", b"generate", "init", b"init", "look", b"look", "unblock", b"unblock", "what", b"what", "write_certificate", b"write_certificate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attest", b"attest", "change_pin", b"change_pin", "generate", b"generate", "init", b"init", "look", b"look", "unblock", b"unblock", "what", b"what", "write_certificate", b"write_certificate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["look", "init", "change_pin", "unblock", "generate", "attest", "write_certificate"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
+
+Global___YubiKeyOrder: _TypeAlias = YubiKeyOrder  # noqa: Y015
+
+@_typing.final
+class YubiKeyReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    MADE_FIELD_NUMBER: _builtins.int
+    ATTESTATION_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def state(self) -> Global___YubiKeyState: ...
+    @_builtins.property
+    def made(self) -> Global___YubiKeyMade: ...
+    @_builtins.property
+    def attestation(self) -> Global___YubiKeyAttestation: ...
+    @_builtins.property
+    def done(self) -> Global___YubiKeyDone: ...
+    def __init__(
+        self,
+        *,
+        state: Global___YubiKeyState | None = ...,
+        made: Global___YubiKeyMade | None = ...,
+        attestation: Global___YubiKeyAttestation | None = ...,
+        done: Global___YubiKeyDone | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "done", b"done", "made", b"made", "state", b"state", "what", b"what"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "done", b"done", "made", b"made", "state", b"state", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["state", "made", "attestation", "done"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
+
+Global___YubiKeyReport: _TypeAlias = YubiKeyReport  # noqa: Y015
+
+@_typing.final
+class YubiKeyDone(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was left as it was, in words."""
+
+    def __init__(
+        self,
+        *,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notes", b"notes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___YubiKeyDone: _TypeAlias = YubiKeyDone  # noqa: Y015
+
+@_typing.final
+class YubiKeyLook(_message.Message):
+    """Reads; no secret is tried."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___YubiKeyLook: _TypeAlias = YubiKeyLook  # noqa: Y015
+
+@_typing.final
+class YubiKeyState(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIAL_FIELD_NUMBER: _builtins.int
+    FIRMWARE_FIELD_NUMBER: _builtins.int
+    FORM_FACTOR_FIELD_NUMBER: _builtins.int
+    PIN_TRIES_FIELD_NUMBER: _builtins.int
+    PIN_TRIES_OF_FIELD_NUMBER: _builtins.int
+    PUK_TRIES_FIELD_NUMBER: _builtins.int
+    PUK_TRIES_OF_FIELD_NUMBER: _builtins.int
+    FACTORY_FIELD_NUMBER: _builtins.int
+    MANAGEMENT_ALGORITHM_FIELD_NUMBER: _builtins.int
+    MANAGEMENT_PROTECTED_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    serial: _builtins.str
+    firmware: _builtins.str
+    form_factor: _builtins.str
+    pin_tries: _builtins.int
+    pin_tries_of: _builtins.int
+    """Of how many; 0 where the firmware does not tell, and then the next two do not count."""
+    puk_tries: _builtins.int
+    puk_tries_of: _builtins.int
+    management_algorithm: _builtins.str
+    """TDES, AES128, AES192, AES256; empty where the firmware does not tell."""
+    management_protected: _builtins.bool
+    """The management key lies on the card, behind the PIN."""
+    @_builtins.property
+    def factory(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """pin, puk, management-key: which are known to be the factory's."""
+
+    @_builtins.property
+    def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___YubiKeySlot]: ...
+    def __init__(
+        self,
+        *,
+        serial: _builtins.str = ...,
+        firmware: _builtins.str = ...,
+        form_factor: _builtins.str = ...,
+        pin_tries: _builtins.int = ...,
+        pin_tries_of: _builtins.int = ...,
+        puk_tries: _builtins.int = ...,
+        puk_tries_of: _builtins.int = ...,
+        factory: _abc.Iterable[_builtins.str] | None = ...,
+        management_algorithm: _builtins.str = ...,
+        management_protected: _builtins.bool = ...,
+        slots: _abc.Iterable[Global___YubiKeySlot] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["factory", b"factory", "firmware", b"firmware", "form_factor", b"form_factor", "management_algorithm", b"management_algorithm", "management_protected", b"management_protected", "pin_tries", b"pin_tries", "pin_tries_of", b"pin_tries_of", "puk_tries", b"puk_tries", "puk_tries_of", b"puk_tries_of", "serial", b"serial", "slots", b"slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___YubiKeyState: _TypeAlias = YubiKeyState  # noqa: Y015
+
+@_typing.final
+class YubiKeySlot(_message.Message):
+    """A slot with a key or a certificate in it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOT_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    PIN_POLICY_FIELD_NUMBER: _builtins.int
+    TOUCH_POLICY_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    slot: _builtins.int
+    """9A as 0x9a."""
+    algorithm: _builtins.str
+    """keyd.model.KeyAlgorithm by value, or yubikit's name for kinds keyd does not use."""
+    pin_policy: _builtins.str
+    """never, once, always, or empty where the firmware does not tell."""
+    touch_policy: _builtins.str
+    """never, always, cached, or empty."""
+    origin: _builtins.str
+    """generated, imported, or empty."""
+    public_key: _builtins.bytes
+    """DER SubjectPublicKeyInfo; empty where the firmware does not tell."""
+    certificate: _builtins.bytes
+    """DER; empty for none."""
+    def __init__(
+        self,
+        *,
+        slot: _builtins.int = ...,
+        algorithm: _builtins.str = ...,
+        pin_policy: _builtins.str = ...,
+        touch_policy: _builtins.str = ...,
+        origin: _builtins.str = ...,
+        public_key: _builtins.bytes = ...,
+        certificate: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "certificate", b"certificate", "origin", b"origin", "pin_policy", b"pin_policy", "public_key", b"public_key", "slot", b"slot", "touch_policy", b"touch_policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___YubiKeySlot: _TypeAlias = YubiKeySlot  # noqa: Y015
+
+@_typing.final
+class YubiKeyInit(_message.Message):
+    """Only for a card whose PIN, PUK and management key are the factory's: those are used once each."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIN_FIELD_NUMBER: _builtins.int
+    PUK_FIELD_NUMBER: _builtins.int
+    pin: _builtins.bytes
+    puk: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        pin: _builtins.bytes = ...,
+        puk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pin", b"pin", "puk", b"puk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___YubiKeyInit: _TypeAlias = YubiKeyInit  # noqa: Y015
+
+@_typing.final
+class YubiKeyChangePin(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OLD_PIN_FIELD_NUMBER: _builtins.int
+    NEW_PIN_FIELD_NUMBER: _builtins.int
+    old_pin: _builtins.bytes
+    new_pin: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        old_pin: _builtins.bytes = ...,
+        new_pin: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_pin", b"new_pin", "old_pin", b"old_pin"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___YubiKeyChangePin: _TypeAlias = YubiKeyChangePin  # noqa: Y015
+
+@_typing.final
+class YubiKeyUnblock(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUK_FIELD_NUMBER: _builtins.int
+    NEW_PIN_FIELD_NUMBER: _builtins.int
+    puk: _builtins.bytes
+    new_pin: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        puk: _builtins.bytes = ...,
+        new_pin: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_pin", b"new_pin", "puk", b"puk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___YubiKeyUnblock: _TypeAlias = YubiKeyUnblock  # noqa: Y015
+
+@_typing.final
+class YubiKeyGenerate(_message.Message):
+    """Into an empty slot only; the PIN is the one this host is logged in with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOT_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    PIN_POLICY_FIELD_NUMBER: _builtins.int
+    TOUCH_POLICY_FIELD_NUMBER: _builtins.int
+    COMMON_NAME_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
+    slot: _builtins.int
+    algorithm: _builtins.str
+    pin_policy: _builtins.str
+    touch_policy: _builtins.str
+    common_name: _builtins.str
+    """The common name of the self-signed certificate."""
+    now: _builtins.int
+    """Seconds since 1970: the certificate's not-before."""
+    def __init__(
+        self,
+        *,
+        slot: _builtins.int = ...,
+        algorithm: _builtins.str = ...,
+        pin_policy: _builtins.str = ...,
+        touch_policy: _builtins.str = ...,
+        common_name: _builtins.str = ...,
+        now: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "common_name", b"common_name", "now", b"now", "pin_policy", b"pin_policy", "slot", b"slot", "touch_policy", b"touch_policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___YubiKeyGenerate: _TypeAlias = YubiKeyGenerate  # noqa: Y015
+
+@_typing.final
+class YubiKeyMade(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    ATTESTATION_FIELD_NUMBER: _builtins.int
+    public_key: _builtins.bytes
+    certificate: _builtins.bytes
+    """DER, self-signed by the key in the slot: it signs."""
+    @_builtins.property
+    def attestation(self) -> Global___YubiKeyAttestation: ...
+    def __init__(
+        self,
+        *,
+        public_key: _builtins.bytes = ...,
+        certificate: _builtins.bytes = ...,
+        attestation: Global___YubiKeyAttestation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "certificate", b"certificate", "public_key", b"public_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___YubiKeyMade: _TypeAlias = YubiKeyMade  # noqa: Y015
+
+@_typing.final
+class YubiKeyAttest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOT_FIELD_NUMBER: _builtins.int
+    slot: _builtins.int
+    def __init__(
+        self,
+        *,
+        slot: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___YubiKeyAttest: _TypeAlias = YubiKeyAttest  # noqa: Y015
+
+@_typing.final
+class YubiKeyAttestation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    DEVICE_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    statement: _builtins.bytes
+    """DER: the statement on the key, and the certificate of the key that signed it (slot F9)."""
+    device_certificate: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        statement: _builtins.bytes = ...,
+        device_certificate: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_certificate", b"device_certificate", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___YubiKeyAttestation: _TypeAlias = YubiKeyAttestation  # noqa: Y015
+
+@_typing.final
+class YubiKeyWriteCertificate(_message.Message):
+    """Puts a certificate for the slot's own key into the slot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOT_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    slot: _builtins.int
+    certificate: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        slot: _builtins.int = ...,
+        certificate: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___YubiKeyWriteCertificate: _TypeAlias = YubiKeyWriteCertificate  # noqa: Y015
