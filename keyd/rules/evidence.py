@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from keyd.content import parse_document
 from keyd.content.documents import TOP_LEVEL_ROLES, Root, Targets
@@ -256,12 +257,21 @@ class _Work:
 
     def _find_delegator(self, role: str) -> Targets | None:
         """Of the targets files shown; else of the complete ones known, where none was shown."""
-        delegators = list(self._verified.values())
-        for name, known in self._known.items():
-            if name not in self._newest and known.contents.complete:
-                document = parse_document(known.contents.complete)
-                delegators += [document] if isinstance(document, Targets) else []
-        return next((d for d in delegators if find_holders(role, None, d) is not None), None)
+        for delegator in self._verified.values():
+            if find_holders(role, None, delegator) is not None:
+                return delegator
+        return next((d for d in self._standing if find_holders(role, None, d) is not None), None)
+
+    @cached_property
+    def _standing(self) -> list[Targets]:
+        """The complete targets files known of roles of which nothing was shown. They are large, and
+        asked for each delegated file: read once."""
+        documents = [
+            parse_document(known.contents.complete)
+            for name, known in self._known.items()
+            if name not in self._newest and known.contents.complete
+        ]
+        return [document for document in documents if isinstance(document, Targets)]
 
     def _judge(self, shown: Shown, delegator: Targets | None) -> None:
         self._check_dialect(shown, self._root)
