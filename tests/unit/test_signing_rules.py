@@ -11,7 +11,6 @@ import pytest
 
 from keyd.errors import (
     AuditUnavailableError,
-    ConflictError,
     DeviceGoneError,
     KeydError,
     RuleRefusedError,
@@ -19,7 +18,6 @@ from keyd.errors import (
 )
 from keyd.model import (
     Binding,
-    Context,
     Device,
     Digest,
     HashAlgorithm,
@@ -351,92 +349,6 @@ async def test_expiry_is_judged_by_the_clock_of_the_signature(domain: Domain) ->
         await domain.signing.sign(CI, ask(KEY, targets(1)))
 
     assert e.value.facts["rule"] == "expired"
-
-
-async def test_bytes_signed_for_one_repository_are_not_slipped_past_the_mark_of_another(
-    domain: Domain,
-) -> None:
-    await domain.a_key(KEY, KeyAlgorithm.ECDSA_P256, *(Binding(r, "targets") for r in ("a", "b")))
-    here, there = Context("a", "targets"), Context("b", "targets")
-    await domain.signing.sign(CI, ask(KEY, targets(5), context=here))
-
-    first = await domain.signing.sign(CI, ask(KEY, targets(5), context=there))
-    again = await domain.signing.sign(CI, ask(KEY, targets(5), context=there))
-    with pytest.raises(VersionTakenError):
-        await domain.signing.sign(CI, ask(KEY, targets(5, "other"), context=there))
-
-    assert not first.replayed
-    assert again.replayed
-    assert again.log_index == first.log_index
-
-
-async def test_an_old_version_of_one_repository_is_not_given_out_again_as_anothers(
-    domain: Domain,
-) -> None:
-    await domain.a_key(KEY, KeyAlgorithm.ECDSA_P256, *(Binding(r, "targets") for r in ("a", "b")))
-    here, there = Context("a", "targets"), Context("b", "targets")
-    await domain.signing.sign(CI, ask(KEY, targets(5), context=here))
-    await domain.signing.sign(CI, ask(KEY, targets(7), context=there))
-
-    with pytest.raises(RuleRefusedError) as e:
-        await domain.signing.sign(CI, ask(KEY, targets(5), context=there))
-
-    assert e.value.facts["rule"] == "version-lower"
-
-
-async def test_what_was_signed_before_the_key_was_bound_is_judged_when_it_is_asked_for_again(
-    domain: Domain,
-) -> None:
-    await domain.a_key(KEY)
-    await domain.signing.sign(CI, ask(KEY, targets(500)))
-    await domain.keys.update(ADMIN, KEY, bindings=frozenset([Binding(REPOSITORY, "targets")]))
-
-    with pytest.raises(RuleRefusedError) as e:
-        await domain.signing.sign(CI, ask(KEY, targets(500)))
-
-    assert e.value.facts["rule"] == "version-step"
-
-
-async def test_what_waits_for_the_token_while_its_key_is_bound_is_not_released_unjudged(
-    domain: Domain,
-) -> None:
-    await domain.a_key(KEY)
-    held = hold(domain)
-    early = asyncio.create_task(domain.signing.sign(CI, ask(KEY, targets(500))))
-    await asyncio.wait_for(held.asked.wait(), 5)
-    await domain.keys.update(ADMIN, KEY, bindings=frozenset([Binding(REPOSITORY, "targets")]))
-    held.go_on.set()
-
-    with pytest.raises(ConflictError, match="bindings"):
-        await early
-    assert domain.audit.find_mark(REPOSITORY, "targets") is None
-
-
-async def test_after_a_reset_the_same_bytes_make_the_mark_anew(domain: Domain) -> None:
-    await a_bound_key(domain)
-    first = await domain.signing.sign(CI, ask(KEY, targets(5)))
-    await domain.roles.reset(
-        ADMIN, REPOSITORY, "targets", mark_of(domain).newest.digest, said="restored"
-    )
-
-    again = await domain.signing.sign(CI, ask(KEY, targets(5)))
-
-    assert again.log_index > first.log_index
-    assert mark_of(domain).newest.version == 5
-    with pytest.raises(RuleRefusedError):
-        await domain.signing.sign(CI, ask(KEY, targets(4)))
-
-
-async def test_a_draft_that_gave_way_to_another_is_not_given_out_again(domain: Domain) -> None:
-    await a_bound_key(domain)
-    await domain.signing.sign(CI, ask(KEY, targets(5, "draft")))
-    await domain.roles.supersede(
-        ADMIN, REPOSITORY, "targets", mark_of(domain).newest.digest, said="a typo"
-    )
-    await domain.signing.sign(CI, ask(KEY, targets(5, "final")))
-
-    with pytest.raises(VersionTakenError):
-        await domain.signing.sign(CI, ask(KEY, targets(5, "draft")))
 
 
 async def test_while_a_batch_of_large_metadata_is_judged_others_have_their_turn(
