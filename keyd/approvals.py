@@ -300,8 +300,9 @@ def _needed(
     have = sum(min(s.have, s.requirement.needed) for s in standing)
     need = sum(s.requirement.needed for s in standing)
     why = "; ".join(approval.why)
+    wanted = "1 approval" if need == 1 else f"{need} approvals"
     return ApprovalNeededError(
-        f"{approval.action} {approval.subject} needs {need} approvals, has {have}: {why}",
+        f"{approval.action} {approval.subject} needs {wanted}, has {have}: {why}",
         hint=f"have it approved: keydctl approve {approval.id}; then repeat the same command",
         approval=approval.id,
         have=have,

@@ -139,7 +139,9 @@ class Consents:
             raise _no_word(
                 approval,
                 f"no grant lets {who.id} approve on {approval.subject or 'all keys'}",
-                "see your grants with: keydctl whoami",
+                f"take your request back with: keydctl approvals revoke {approval.id}"
+                if who.id == approval.requester
+                else "see your grants with: keydctl whoami",
             )
         demanded = self.demanded_by(approval)
         asked = [r for r in demanded if self._policy.counts_for(r, who)]

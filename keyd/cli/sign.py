@@ -62,7 +62,7 @@ def sign(
     """
     if (file is None) == (digest is None):
         raise click.UsageError("give either FILE or --digest")
-    from keyd.errors import AlgorithmMismatchError, ApprovalNeededError
+    from keyd.errors import AlgorithmMismatchError, ApprovalNeededError, ContentError
     from keyd.model import SignRequest
 
     message = None if file is None else read_file(file)
@@ -81,6 +81,12 @@ def sign(
             signed = keyd.sign_one(request)
         except AlgorithmMismatchError as e:
             advise_encoding(e, encoding)
+            raise
+        except ContentError as e:
+            e.hint = e.hint or (
+                "see what it is: keydctl explain FILE --key KEY; for a metadata file with its "
+                "signatures: keydctl tuf sign FILE"
+            )
             raise
         except ApprovalNeededError as e:
             if wait_s is None or dry_run:

@@ -228,7 +228,7 @@ async def test_adopting_all_that_is_labelled_says_what_waits_for_whom(domain: Do
     adopted, _ = await domain.keys.adopt_labelled(ADMIN, "main")
 
     assert not keys
-    assert "needs 1 approvals" in skipped[0]
+    assert "needs 1 approval," in skipped[0]
     assert [key.name for key in adopted] == ["acme/old"]
 
 
