@@ -29,6 +29,7 @@ _COMMANDS = {
     "watch": ("keyd.cli.approvals:watch", "Show approvals that wait for you, as they come."),
     "tuf": ("keyd.cli.tuf:tuf", "Make and keep TUF repositories."),
     "role": ("keyd.cli.role:role", "See what roles have come to, and put that right."),
+    "notary": ("keyd.cli.notary:notary", "Look after keys that notary-server has made."),
     "audit": ("keyd.cli.audit:audit", "Read, prove and verify the audit log."),
     "policy": ("keyd.cli.policy:policy", "Ask a policy file what it would decide."),
     "tls": ("keyd.cli.tls:tls", "Get a client certificate."),
