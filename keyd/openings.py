@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from keyd import rootdraft
+from keyd.boundkeys import binds
 from keyd.content import parse_document
 from keyd.content.documents import TOP_LEVEL_ROLES, Dialect, Root
 from keyd.due import Due
@@ -33,7 +34,7 @@ from keyd.model import (
     Registry,
     VersionState,
 )
-from keyd.rolegrants import RoleGrants, binds
+from keyd.rolegrants import RoleGrants
 from keyd.rootdraft import NextRoot, Succession
 
 log = logging.getLogger("keyd.rotation")

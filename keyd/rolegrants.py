@@ -13,21 +13,10 @@ import fnmatch
 import re
 from collections.abc import Iterable
 
+from keyd.boundkeys import BoundKeys
 from keyd.errors import PolicyDeniedError
 from keyd.gate import RESERVED, Gate
-from keyd.gunnames import without_number
 from keyd.model import Action, Binding, Caller, Context, Key, Registry, Requirement
-
-
-def binds(key: Key, repository: str, role: str = "") -> bool:
-    """True when the key is bound to the role, or to any role of the repository. ``GUN@N``, under
-    which the marks of a collection's further keys are kept, counts as that collection."""
-    names = {repository, without_number(repository)}
-    return any(
-        any(fnmatch.fnmatchcase(name, binding.repository) for name in names)
-        and (not role or fnmatch.fnmatchcase(role, binding.role))
-        for binding in key.bindings
-    )
 
 
 def may_meet(one: Binding, other: Binding) -> bool:
@@ -60,13 +49,18 @@ class RoleGrants:
     def __init__(self, gate: Gate, registry: Registry) -> None:
         self._gate = gate
         self._registry = registry
+        self._bound = BoundKeys(registry)
 
     def keys_of(self, repository: str, role: str) -> list[Key]:
         """The keys a role goes by: those bound to it, else all of the repository."""
-        everything = self._registry.keys()
-        keys = [key for key in everything if not key.name.startswith(RESERVED)]
-        bound = [key for key in keys if binds(key, repository, role)]
-        return bound or [key for key in keys if binds(key, repository)]
+        found = self._bound.of(repository, role) or self._bound.of(repository)
+        return [key for key in found if not key.name.startswith(RESERVED)]
+
+    def find_signer(self, caller: Caller, identity: str) -> str:
+        """KEY/versions/N with that fingerprint; empty where there is none the caller may see."""
+        found = self._bound.find_signer(identity)
+        seen = found is not None and self._gate.may(caller, Action.LIST, found.key)
+        return found.name if found is not None and seen else ""
 
     def seen_keys(self, caller: Caller, repository: str, role: str) -> list[Key]:
         """Those of :meth:`keys_of` that the caller may see."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -97,27 +97,33 @@ class Roles:
         self._accept_loss = accept_loss
         self._grants = RoleGrants(gate, registry)
         self._consents = RoleConsents(self._grants, approvals)
-        self._views = RoleViews(gate, registry, self._grants)
+        self._views = RoleViews(self._grants)
         self._entries = RoleEntries(gate, approvals, audit)
 
     # ------------------------------------------------------------------------------- looking
 
     def list(
-        self, caller: Caller, repository: str = "", *, expiring_within_s: int = 0
-    ) -> list[RoleView]:
-        """The roles that go by keys the caller may see, without bytes.
+        self,
+        caller: Caller,
+        repository: str = "",
+        *,
+        expiring_within_s: int = 0,
+        after: tuple[str, str] = ("", ""),
+    ) -> Iterator[RoleView]:
+        """The roles that go by keys the caller may see, without bytes, by repository and role.
 
         ``expiring_within_s``: only those whose newest or complete version ends within that time.
+        ``after``: only those behind this repository and role.
         """
         before = self._clock.now() + timedelta(seconds=expiring_within_s)
-        views = (self._views.find(caller, mark) for mark in self._marks.marks())
-        return [
-            view
-            for view in views
-            if view is not None
-            and (not repository or view.mark.repository == repository)
-            and (not expiring_within_s or view.ends <= before)
-        ]
+        for mark in self._marks.marks():
+            if repository not in ("", mark.repository) or (mark.repository, mark.role) <= after:
+                continue
+            if expiring_within_s and mark.ends > before:
+                continue
+            view = self._views.find(caller, mark)
+            if view is not None:
+                yield view
 
     async def get(self, caller: Caller, repository: str, role: str) -> RoleView:
         """One role, with the bytes behind it.

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 
-from keyd.gate import Gate
-from keyd.model import Action, Caller, Mark, MarkContents, Registry
+from keyd.model import Caller, Mark, MarkContents
 from keyd.rolegrants import RoleGrants
 
 _NO_CONTENTS = MarkContents()
@@ -23,19 +21,11 @@ class RoleView:
     signers: tuple[tuple[str, str], ...]
     contents: MarkContents = _NO_CONTENTS
 
-    @property
-    def ends(self) -> datetime:
-        """When its newest or its complete version expires, whichever is first."""
-        versions = (self.mark.newest, self.mark.complete)
-        return min(version.expires for version in versions if version is not None)
-
 
 class RoleViews:
     """Makes them."""
 
-    def __init__(self, gate: Gate, registry: Registry, grants: RoleGrants) -> None:
-        self._gate = gate
-        self._registry = registry
+    def __init__(self, grants: RoleGrants) -> None:
         self._grants = grants
 
     def find(self, caller: Caller, mark: Mark) -> RoleView | None:
@@ -46,11 +36,7 @@ class RoleViews:
     def show(self, caller: Caller, mark: Mark) -> RoleView:
         """The role, for a caller who was let in already."""
         keys = tuple(k.name for k in self._grants.seen_keys(caller, mark.repository, mark.role))
-        signers = tuple((who, self._version_of(caller, who)) for who in sorted(mark.signers))
+        signers = tuple(
+            (who, self._grants.find_signer(caller, who)) for who in sorted(mark.signers)
+        )
         return RoleView(mark, keys, signers)
-
-    def _version_of(self, caller: Caller, identity: str) -> str:
-        keys = self._registry.keys()
-        version = next((v for k in keys for v in k.versions if v.fingerprint == identity), None)
-        seen = version is not None and self._gate.may(caller, Action.LIST, version.key)
-        return version.name if version is not None and seen else ""

@@ -37,7 +37,7 @@ def role() -> None:
 def list_(settings: Settings, repository: str) -> None:
     """List the roles of all repositories, or of REPOSITORY."""
     with settings.connect() as keyd:
-        roles = keyd.list_roles(repository)
+        roles = list(keyd.list_roles(repository))
     _answer(settings, roles)
 
 
@@ -223,7 +223,7 @@ def accept(settings: Settings, reason: str, yes: bool) -> None:
 def expiring(settings: Settings, repository: str, within_s: int) -> int:
     """What expires within so many seconds; exit code 1 when something does."""
     with settings.connect() as keyd:
-        roles = keyd.list_roles(repository, expiring_within_s=within_s)
+        roles = list(keyd.list_roles(repository, expiring_within_s=within_s))
     now = datetime.now(UTC)
     settings.answer(
         [roleshapes.role_json(r) for r in roles],
@@ -233,7 +233,7 @@ def expiring(settings: Settings, repository: str, within_s: int) -> int:
 
 
 def _all(keyd: Client, repository: str) -> list[Role]:
-    found = keyd.list_roles(repository)
+    found = list(keyd.list_roles(repository))
     if not found:
         raise RoleNotFoundError(
             f"nothing of {repository} was signed or shown, or it is not yours to see",

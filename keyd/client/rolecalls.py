@@ -9,22 +9,34 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from keyd.client import rolewire, types
-from keyd.client.call import Call, call
+from keyd.client.call import Call, Page, Pages, call
 from keyd.v1 import roles_pb2
 
 
-def list_roles(repository: str = "", expiring_within_s: int = 0) -> Call[list[types.Role]]:
-    """The roles of keys the caller may see, by repository and role, without their bytes.
+def list_roles(
+    repository: str = "", expiring_within_s: int = 0, *, page_size: int = 0
+) -> Pages[types.Role]:
+    """The roles of keys the caller may see, by repository and role, without their bytes; asks for
+    a page (100 roles) when it is needed.
 
     ``expiring_within_s``: only those whose newest or complete version expires so soon; 0: all.
     """
-    return call(
-        "RoleService/ListRoles",
-        roles_pb2.ListRolesRequest(repository=repository, expiring_within_s=expiring_within_s),
-        roles_pb2.ListRolesResponse,
-        lambda m: [rolewire.role(r) for r in m.roles],
-        repeatable=True,
-    )
+
+    def page(token: str) -> Call[Page[types.Role]]:
+        return call(
+            "RoleService/ListRoles",
+            roles_pb2.ListRolesRequest(
+                repository=repository,
+                expiring_within_s=expiring_within_s,
+                page_size=page_size,
+                page_token=token,
+            ),
+            roles_pb2.ListRolesResponse,
+            lambda m: Page([rolewire.role(r) for r in m.roles], m.next_page_token),
+            repeatable=True,
+        )
+
+    return page
 
 
 def get_role(repository: str, role: str) -> Call[types.Role]:

@@ -82,6 +82,12 @@ class Mark:
         return self.state is not MarkState.SIGNED
 
     @property
+    def ends(self) -> datetime:
+        """When ``newest`` or ``complete`` expires, whichever is first."""
+        newest, complete = self.newest.expires, self.complete
+        return newest if complete is None else min(newest, complete.expires)
+
+    @property
     def missing(self) -> int:
         """How many signatures are missing at least; 0 when complete."""
         if self.is_complete:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from keyd.ceremonies import Ceremonies
 from keyd.model import Caller
+from keyd.server.limits import Limits
 from keyd.server.wire import ceremonies as wire
+from keyd.server.wire import pages
 from keyd.server.wire.fields import check_reason
 from keyd.v1 import ceremonies_pb2 as pb
 
@@ -12,8 +14,9 @@ from keyd.v1 import ceremonies_pb2 as pb
 class CeremonyServicer:
     """Reads the request, asks the ceremonies' front, writes the ceremony as it is then."""
 
-    def __init__(self, ceremonies: Ceremonies) -> None:
+    def __init__(self, ceremonies: Ceremonies, limits: Limits) -> None:
         self._ceremonies = ceremonies
+        self._limits = limits
 
     async def start_ceremony(self, caller: Caller, message: pb.StartCeremonyRequest) -> pb.Ceremony:
         """Begin one."""
@@ -32,11 +35,14 @@ class CeremonyServicer:
     async def list_ceremonies(
         self, caller: Caller, message: pb.ListCeremoniesRequest
     ) -> pb.ListCeremoniesResponse:
-        """The ceremonies the caller may see, newest first."""
+        """The ceremonies the caller may see, newest first; fewer when the answer would grow too
+        large."""
         found = self._ceremonies.list(
             caller, wire.repository(message.repository), only_open=message.open
         )
-        return pb.ListCeremoniesResponse(ceremonies=[wire.ceremony_message(c) for c in found])
+        messages = (wire.ceremony_message(ceremony) for ceremony in found)
+        shown = pages.fill_page(messages, len(found), self._limits.max_page_bytes)
+        return pb.ListCeremoniesResponse(ceremonies=shown)
 
     async def advance_ceremony(
         self, caller: Caller, message: pb.AdvanceCeremonyRequest

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 from keyd.model import Caller
 from keyd.roles import Roles
+from keyd.server.limits import Limits
+from keyd.server.wire import pages
 from keyd.server.wire import roles as wire
 from keyd.server.wire.fields import check_reason
 from keyd.v1 import roles_pb2 as pb
@@ -12,19 +16,27 @@ from keyd.v1 import roles_pb2 as pb
 class RoleServicer:
     """Reads the request, asks the roles' front, writes the roles as they are then."""
 
-    def __init__(self, roles: Roles) -> None:
+    def __init__(self, roles: Roles, limits: Limits) -> None:
         self._roles = roles
+        self._limits = limits
 
     async def list_roles(
         self, caller: Caller, message: pb.ListRolesRequest
     ) -> pb.ListRolesResponse:
-        """The roles the caller may see."""
+        """A page of the roles the caller may see."""
+        size = pages.page_size(message.page_size, wire.MAX_LIST_PAGE)
         views = self._roles.list(
             caller,
             wire.repository(message.repository, may_be_empty=True),
             expiring_within_s=wire.within_s(message.expiring_within_s),
+            after=wire.place(pages.parse_token(message, message.page_token)),
         )
-        return pb.ListRolesResponse(roles=[wire.role_message(view) for view in views])
+        found = [wire.role_message(view) for view in itertools.islice(views, size + 1)]
+        shown = list(pages.fill_page(found, size, self._limits.max_page_bytes))
+        token = ""
+        if len(shown) < len(found):
+            token = pages.to_token(message, wire.cursor(shown[-1]))
+        return pb.ListRolesResponse(roles=shown, next_page_token=token)
 
     async def get_role(self, caller: Caller, message: pb.GetRoleRequest) -> pb.Role:
         """One role with its bytes."""

@@ -100,8 +100,8 @@ def build_services(
             (_KEYS, KeyServicer(keys, clock, limits)),
             (_TOKENS, TokenServicer(tokens)),
             (_APPROVALS, ApprovalServicer(approvals, limits, ended)),
-            (_CEREMONIES, CeremonyServicer(ceremonies)),
-            (_ROLES, RoleServicer(roles)),
+            (_CEREMONIES, CeremonyServicer(ceremonies, limits)),
+            (_ROLES, RoleServicer(roles, limits)),
             (
                 _AUDIT,
                 AuditServicer(

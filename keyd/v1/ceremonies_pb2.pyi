@@ -219,7 +219,9 @@ class ListCeremoniesResponse(_message.Message):
 
     CEREMONIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def ceremonies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ceremony]: ...
+    def ceremonies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ceremony]:
+        """Newest first; fewer when the answer would grow beyond 3 MiB."""
+
     def __init__(
         self,
         *,

@@ -115,7 +115,7 @@ def client(daemon: Services, tmp_path: Path) -> Iterator[Client]:
 
 
 def test_roles_are_read_whole(daemon: Services, client: Client) -> None:
-    listed = client.list_roles("acme", expiring_within_s=60)
+    listed = list(client.list_roles("acme", expiring_within_s=60))
     got = client.get_role("acme", "root")
 
     assert [r.role for r in listed] == ["root", "targets"]
@@ -181,6 +181,6 @@ def test_a_state_of_a_newer_daemon_is_not_guessed_at(daemon: Services, client: C
     daemon.state = 9
 
     with pytest.raises(KeydError, match="role state") as caught:
-        client.list_roles()
+        list(client.list_roles())
 
     assert "the daemon may be newer than this client" in caught.value.hint

@@ -17,11 +17,21 @@ from keyd.errors import (
     RoleNotFoundError,
     RuleRefusedError,
 )
-from keyd.model import Binding, KeyAlgorithm
+from keyd.model import (
+    Binding,
+    EntryDraft,
+    KeyAlgorithm,
+    Mark,
+    MarkContents,
+    Marked,
+    MarkState,
+    Outcome,
+    PutMark,
+)
 from keyd.v1 import roles_pb2 as pb
-from tests.domain import Domain, a_domain
+from tests.domain import ADMIN, Domain, a_domain
 from tests.integration.api_daemon import Stubs, api_daemon, connect, error_of
-from tests.tuf_documents import ALICE, BOB, a_root, a_targets
+from tests.tuf_documents import ALICE, BOB, EXPIRES, a_root, a_targets
 
 ACME = "acme"
 WHY = "moved here"
@@ -82,6 +92,27 @@ async def test_a_repository_is_imported_shown_and_moved_forward(tmp_path: Path) 
         ("root", 1, b""),
         ("targets", 4, b""),
     ]
+
+
+async def test_more_roles_than_one_answer_holds_come_page_by_page(tmp_path: Path) -> None:
+    marked = Marked(1, bytes(32), "targets", "tuf", EXPIRES)
+    async with roles(tmp_path) as (domain, stubs):
+        for number in range(25):
+            mark = Mark(ACME, f"role-{number:02}", marked, MarkState.SIGNED, domain.clock.now())
+            effect = PutMark(mark, MarkContents(b"signed"), None)
+            entry = EntryDraft("role-import", Outcome.ALLOWED, ADMIN)
+            await domain.audit.record(entry, (effect,))
+        asked = pb.ListRolesRequest(repository=ACME, page_size=10)
+        seen: list[list[str]] = []
+        while not seen or asked.page_token:
+            page = await stubs.roles.ListRoles(asked)
+            seen.append([r.role for r in page.roles])
+            asked.page_token = page.next_page_token
+        other = pb.ListRolesRequest(page_token="AQ", page_size=10)
+        assert isinstance(await error_of(stubs.roles.ListRoles(other)), InvalidRequestError)
+
+    assert [len(page) for page in seen] == [10, 10, 5]
+    assert [r for page in seen for r in page] == [f"role-{n:02}" for n in range(25)]
 
 
 async def test_notes_tell_what_is_odd_about_the_files(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from keyd.server.wire.fields import check_range
 
 DEFAULT_PAGE_SIZE = 100
 _SCOPE_BYTES = 8
-_MAX_TOKEN_CHARS = 512
+_MAX_TOKEN_CHARS = 4096
+"""Enough for a repository and a role of 256 characters each."""
+
 _FORMAT = b"\x01"
 
 _M = TypeVar("_M", bound=Message)

@@ -10,8 +10,11 @@ from keyd.roles import RoleFile, RoleView
 from keyd.server.wire.fields import MAX_PATTERN_CHARS, check_range, check_text, to_timestamp
 from keyd.v1 import roles_pb2 as pb
 
+MAX_LIST_PAGE = 1000
 MAX_WITHIN_S = 100 * 366 * 86_400
 _DIGEST_BYTES = 32
+_BETWEEN = "\0"
+"""In no name of a repository or role: no database can hold it."""
 
 _STATES_OUT = {s: pb.RoleState.Value(f"ROLE_STATE_{s}") for s in MarkState}
 
@@ -28,6 +31,17 @@ def role(value: str, field: str = "role") -> str:
     if not value:
         raise InvalidRequestError(field, "is empty", hint="root, targets, or a delegated role")
     return check_text(field, value, MAX_PATTERN_CHARS)
+
+
+def place(cursor: str | None) -> tuple[str, str]:
+    """Behind which repository and role a page begins; empty ones for the first."""
+    repository, _, role = (cursor or "").partition(_BETWEEN)
+    return repository, role
+
+
+def cursor(last: pb.Role) -> str:
+    """What leads to the page behind that role."""
+    return f"{last.repository}{_BETWEEN}{last.role}"
 
 
 def digest(value: bytes) -> bytes:
