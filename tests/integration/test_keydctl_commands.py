@@ -437,6 +437,19 @@ def test_a_token_that_is_away_is_try_again(
     assert said.code == 4
 
 
+def test_a_metadata_file_that_cannot_be_signed_as_it_lies_is_led_to_its_command(
+    daemon: ScriptedDaemon, ctl: Ctl, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "1.root.json", a_root(1, ALICE.public_key))
+    daemon.errors["Sign"] = [ContentError("not canonical JSON", problem="not-canonical")]
+
+    said = ctl("sign", file, "--key", "acme/ed")
+
+    assert said.code == 1
+    assert "keydctl explain FILE --key KEY" in said.err
+    assert "keydctl tuf sign FILE" in said.err
+
+
 # --------------------------------------------------------------------------------------- audit
 
 

@@ -483,6 +483,16 @@ async def test_nobody_approves_for_himself_unless_the_rule_says_so() -> None:
     assert await house.ask(root(ALICE)) == id
 
 
+async def test_who_asked_and_says_no_is_told_to_take_it_back() -> None:
+    house = a_house()
+    id = await house.ask()
+
+    with pytest.raises(ApprovalStateError) as refused:
+        await house.approvals.reject(CI, id)
+
+    assert refused.value.hint == f"take your request back with: keydctl approvals revoke {id}"
+
+
 async def test_a_socket_open_to_a_group_is_no_person() -> None:
     house = a_house(NEEDS_ONE.replace('approvers = ["email:*"]', ""))
     id = await house.ask()
