@@ -30,6 +30,7 @@
     │   ├── DeviceFaultError         DEVICE_FAULT
     │   ├── TokenLockedError         TOKEN_LOCKED
     │   ├── PinRefusedError          PIN_REFUSED
+    │   ├── TouchRefusedError        TOUCH_REFUSED
     │   ├── WrongTokenError          WRONG_TOKEN
     │   ├── MechanismMissingError    MECHANISM_MISSING
     │   └── TokenObjectError         TOKEN_OBJECT
@@ -264,6 +265,13 @@ class PinRefusedError(TokenError):
     """The token refused the PIN; never retried by keyd itself."""
 
     reason = "PIN_REFUSED"
+
+
+class TouchRefusedError(TokenError):
+    """The token asked for a touch and said no; never asked again by keyd itself. A touch that
+    does not come in time is a DeadlineError."""
+
+    reason = "TOUCH_REFUSED"
 
 
 class WrongTokenError(TokenError):

@@ -52,6 +52,7 @@ CODES: dict[type[KeydError], grpc.StatusCode] = {
     errors.DeviceFaultError: _Code.INTERNAL,
     errors.TokenLockedError: _Code.FAILED_PRECONDITION,
     errors.PinRefusedError: _Code.FAILED_PRECONDITION,
+    errors.TouchRefusedError: _Code.FAILED_PRECONDITION,
     errors.WrongTokenError: _Code.FAILED_PRECONDITION,
     errors.MechanismMissingError: _Code.FAILED_PRECONDITION,
     errors.TokenObjectError: _Code.FAILED_PRECONDITION,

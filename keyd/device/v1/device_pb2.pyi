@@ -233,13 +233,21 @@ class Probed(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     LOGGED_IN_FIELD_NUMBER: _builtins.int
     HOLDS_PIN_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
     logged_in: _builtins.bool
     """A PIN session is open and answered."""
     holds_pin: _builtins.bool
     """The host remembers a PIN that this token accepted."""
+    trouble: _builtins.str
+    """Nothing can be said of tokens at all, in words: the smart card service does not answer."""
     @_builtins.property
     def token(self) -> Global___TokenInfo:
         """The one token that the selector matches; unset while there is none."""
+
+    @_builtins.property
+    def others(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Serials of the tokens that are there in place of the one that is missing."""
 
     def __init__(
         self,
@@ -247,10 +255,12 @@ class Probed(_message.Message):
         token: Global___TokenInfo | None = ...,
         logged_in: _builtins.bool = ...,
         holds_pin: _builtins.bool = ...,
+        trouble: _builtins.str = ...,
+        others: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["holds_pin", b"holds_pin", "logged_in", b"logged_in", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holds_pin", b"holds_pin", "logged_in", b"logged_in", "others", b"others", "token", b"token", "trouble", b"trouble"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -268,6 +278,7 @@ class TokenInfo(_message.Message):
     MANUFACTURER_FIELD_NUMBER: _builtins.int
     FIRMWARE_FIELD_NUMBER: _builtins.int
     PIN_STATE_FIELD_NUMBER: _builtins.int
+    PIN_TRIES_FIELD_NUMBER: _builtins.int
     serial: _builtins.str
     label: _builtins.str
     model: _builtins.str
@@ -275,6 +286,8 @@ class TokenInfo(_message.Message):
     firmware: _builtins.str
     pin_state: _builtins.str
     """ok, count-low, final-try or locked."""
+    pin_tries: _builtins.int
+    """PIN tries that are left; unset where the token does not tell."""
     def __init__(
         self,
         *,
@@ -284,12 +297,15 @@ class TokenInfo(_message.Message):
         manufacturer: _builtins.str = ...,
         firmware: _builtins.str = ...,
         pin_state: _builtins.str = ...,
+        pin_tries: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pin_tries", b"_pin_tries", "pin_tries", b"pin_tries"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["firmware", b"firmware", "label", b"label", "manufacturer", b"manufacturer", "model", b"model", "pin_state", b"pin_state", "serial", b"serial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pin_tries", b"_pin_tries", "firmware", b"firmware", "label", b"label", "manufacturer", b"manufacturer", "model", b"model", "pin_state", b"pin_state", "pin_tries", b"pin_tries", "serial", b"serial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__pin_tries: _TypeAlias = _typing.Literal["pin_tries"]  # noqa: Y015
+    _WhichOneofArgType__pin_tries: _TypeAlias = _typing.Literal["_pin_tries", b"_pin_tries"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pin_tries) -> _WhichOneofReturnType__pin_tries | None: ...
 
 Global___TokenInfo: _TypeAlias = TokenInfo  # noqa: Y015
 
@@ -336,20 +352,52 @@ class LoggedIn(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKEN_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def token(self) -> Global___TokenInfo: ...
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyPolicy]:
+        """Of the keys that want more of a person than a login."""
+
     def __init__(
         self,
         *,
         token: Global___TokenInfo | None = ...,
+        policies: _abc.Iterable[Global___KeyPolicy] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policies", b"policies", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoggedIn: _TypeAlias = LoggedIn  # noqa: Y015
+
+@_typing.final
+class KeyPolicy(_message.Message):
+    """What a person has to do for a signature with this key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBJECT_ID_FIELD_NUMBER: _builtins.int
+    TOUCH_FIELD_NUMBER: _builtins.int
+    object_id: _builtins.bytes
+    """CKA_ID."""
+    touch: _builtins.str
+    """always, cached, or unknown, where the token has a contact and does not tell."""
+    def __init__(
+        self,
+        *,
+        object_id: _builtins.bytes = ...,
+        touch: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["object_id", b"object_id", "touch", b"touch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyPolicy: _TypeAlias = KeyPolicy  # noqa: Y015
 
 @_typing.final
 class SignMany(_message.Message):
@@ -471,16 +519,51 @@ Global___ItemFailure: _TypeAlias = ItemFailure  # noqa: Y015
 class Progress(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    TOUCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def touch(self) -> Global___TouchWait:
+        """Set while a signature may wait for a touch; the next Progress or the Reply ends that."""
+
     def __init__(
         self,
+        *,
+        touch: Global___TouchWait | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["touch", b"touch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["touch", b"touch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Progress: _TypeAlias = Progress  # noqa: Y015
+
+@_typing.final
+class TouchWait(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    WINDOW_S_FIELD_NUMBER: _builtins.int
+    CERTAIN_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Of the item in the SignMany."""
+    window_s: _builtins.float
+    """How long the token waits, seconds."""
+    certain: _builtins.bool
+    """False: the token does not tell, and only its silence says that it waits."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        window_s: _builtins.float = ...,
+        certain: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certain", b"certain", "index", b"index", "window_s", b"window_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TouchWait: _TypeAlias = TouchWait  # noqa: Y015
 
 @_typing.final
 class Generate(_message.Message):
