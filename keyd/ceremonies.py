@@ -6,6 +6,7 @@ rules and approvals. Kept here is only what a crash must not lose, and every ste
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -43,6 +44,8 @@ from keyd.rolegrants import RoleGrants
 
 ROOT = "root"
 MAX_PLAN_BYTES = 64 * 1024
+MAX_DRAFT_BYTES = 512_000
+"""As large as a root that python-tuf's clients take (UpdaterConfig.root_max_length)."""
 MAX_FACTS = 100
 MAX_FACT_CHARS = 4_000
 """Of one fact; its name has at most 100."""
@@ -185,7 +188,7 @@ class Ceremonies:
                 ceremony=before.id,
                 step=before.step,
             )
-        _check_draft(draft)
+        await asyncio.to_thread(_check_draft, draft)
         after = replace(
             before,
             phase=phase,
@@ -289,6 +292,10 @@ def _check_plan(plan: str) -> None:
 
 
 def _check_draft(draft: bytes | None) -> None:
+    if draft and len(draft) > MAX_DRAFT_BYTES:
+        raise InvalidRequestError(
+            "draft", f"{len(draft)} bytes; clients take a root of {MAX_DRAFT_BYTES} at most"
+        )
     if draft and not isinstance(parse_document(draft), Root):
         raise InvalidRequestError("draft", "the signed part of a root is needed")
 

@@ -10,7 +10,7 @@ from itertools import count
 
 import pytest
 
-from keyd.ceremonies import MAX_FACTS, MAX_PLAN_BYTES, Ceremonies
+from keyd.ceremonies import MAX_DRAFT_BYTES, MAX_FACTS, MAX_PLAN_BYTES, Ceremonies
 from keyd.errors import (
     ApprovalNeededError,
     CeremonyNotFoundError,
@@ -323,3 +323,14 @@ def test_the_wire_takes_every_phase_and_nothing_else() -> None:
     ):
         with pytest.raises(InvalidRequestError):
             wire.advance(message)
+
+
+async def test_a_draft_that_no_client_would_take_is_refused_unread(office: Office) -> None:
+    """Reading megabytes takes as long as hundreds of signatures."""
+    started = await office.started()
+
+    with pytest.raises(InvalidRequestError, match="512000 at most") as e:
+        await office.moved(started, Phase.STAGE, draft=b"{" * (MAX_DRAFT_BYTES + 1))
+
+    assert e.value.facts["field"] == "draft"
+    assert office.ceremonies.get(ADMIN, started.id) == started
