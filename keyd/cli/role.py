@@ -16,7 +16,7 @@ from keyd.errors import RoleNotFoundError
 
 if TYPE_CHECKING:
     from keyd.adapters.tufrepo.chain import Chain
-    from keyd.client import Client, Role
+    from keyd.client import Client, Role, ShownFiles
 
 _REASON = click.option("--reason", required=True, help="Why, for the log.")
 _YES = click.option("--yes", is_flag=True, help="Do not ask.")
@@ -108,14 +108,14 @@ def import_(
     if not dry_run:
         settings.confirm(f"Take {name} over from this root?", name, yes)
     with settings.connect() as keyd:
-        roles = keyd.import_role(
+        done = keyd.import_role(
             name,
             found.root,
             [RoleFile(*file) for file in found.files],
             reason=reason,
             dry_run=dry_run,
         )
-    _answer(settings, roles)
+    _tell(settings, done)
 
 
 @role.command()
@@ -137,11 +137,8 @@ def advance(
 
     shown = [RoleFile(*file) for file in chain.read_files(files)]
     with settings.connect() as keyd:
-        roles = keyd.advance_role(repository, shown, published=published, reason=reason)
-    if roles:
-        _answer(settings, roles)
-    else:
-        settings.answer([], "nothing new")
+        done = keyd.advance_role(repository, shown, published=published, reason=reason)
+    _tell(settings, done)
 
 
 @role.command()
@@ -256,6 +253,15 @@ def _chain_text(found: Chain) -> str:
     lines = ["verified, from the root you named on:"]
     lines.append(output.table(("ROLE", "VERSION", "EXPIRES", "FILE"), rows))
     return "\n".join([*lines, *(f"note: {note}" for note in found.notes)])
+
+
+def _tell(settings: Settings, done: ShownFiles) -> None:
+    """What files changed, and what a person should know of them."""
+    now = datetime.now(UTC)
+    settings.answer(
+        {"roles": [roleshapes.role_json(r) for r in done.roles], "notes": list(done.notes)},
+        lambda: roleshapes.shown_text(done, now),
+    )
 
 
 def _answer(settings: Settings, roles: list[Role]) -> None:

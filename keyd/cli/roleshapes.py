@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from keyd.cli import output
 
 if TYPE_CHECKING:
-    from keyd.client import Role
+    from keyd.client import Role, ShownFiles
 
 
 def role_json(role: Role) -> dict[str, object]:
@@ -51,6 +51,12 @@ def roles_text(roles: Sequence[Role], now: datetime) -> str:
     ]
     headers = ("REPOSITORY", "ROLE", "VERSION", "STATE", "COMPLETE", "EXPIRES", "LEFT")
     return output.table(headers, rows)
+
+
+def shown_text(done: ShownFiles, now: datetime) -> str:
+    """What files changed, then the notes on them."""
+    changed = roles_text(done.roles, now) if done.roles else "nothing new"
+    return "\n".join([changed, *(f"note: {note}" for note in done.notes)])
 
 
 def role_text(role: Role, now: datetime) -> str:

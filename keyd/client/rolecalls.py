@@ -61,7 +61,7 @@ def import_role(
     *,
     reason: str,
     dry_run: bool = False,
-) -> Call[list[types.Role]]:
+) -> Call[types.ShownFiles]:
     """Take over a published repository, from the metadata file of the root the caller trusts.
 
     ``files``: the roots that follow it, targets, delegated targets, snapshot and timestamp.
@@ -77,7 +77,7 @@ def import_role(
         "RoleService/ImportRole",
         request,
         roles_pb2.ImportRoleResponse,
-        lambda m: [rolewire.role(r) for r in m.roles],
+        rolewire.shown,
     )
 
 
@@ -87,10 +87,10 @@ def advance_role(
     *,
     published: bool = False,
     reason: str = "",
-) -> Call[list[types.Role]]:
+) -> Call[types.ShownFiles]:
     """Move marks forward by signed files: roots in order first, then what they delegate to.
 
-    ``published``: the files are what clients get. Answers with the roles that changed.
+    ``published``: the files are what clients get.
     """
     request = roles_pb2.AdvanceRoleRequest(
         repository=repository, files=rolewire.files(files), published=published, reason=reason
@@ -99,7 +99,7 @@ def advance_role(
         "RoleService/AdvanceRole",
         request,
         roles_pb2.AdvanceRoleResponse,
-        lambda m: [rolewire.role(r) for r in m.roles],
+        rolewire.shown,
     )
 
 

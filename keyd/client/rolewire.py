@@ -34,6 +34,13 @@ def role(message: roles_pb2.Role) -> types.Role:
     )
 
 
+def shown(
+    message: roles_pb2.ImportRoleResponse | roles_pb2.AdvanceRoleResponse,
+) -> types.ShownFiles:
+    """What became of files."""
+    return types.ShownFiles(tuple(map(role, message.roles)), tuple(message.notes))
+
+
 def files(given: Iterable[types.RoleFile]) -> list[roles_pb2.RoleFile]:
     """Metadata files in the order given."""
     return [roles_pb2.RoleFile(role=f.role, content=f.content) for f in given]

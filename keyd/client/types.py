@@ -179,6 +179,15 @@ class Role:
 
 
 @dataclass(frozen=True, slots=True)
+class ShownFiles:
+    """What became of metadata files that the daemon was shown: ``roles`` that changed (or would, in
+    a dry run), and ``notes``, what a person should know of the files, one line each."""
+
+    roles: tuple[Role, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AcceptedLoss:
     """``loss``: what was lost, in words. ``origin``: the log's new one, whose first entry is
     ``log_index``."""

@@ -103,10 +103,10 @@ def test_a_published_repository_is_imported_from_the_root_that_clients_ship_with
         *("role", "import", name, "--root", tmp_path / "shipped.json"),
         *("--metadata", foreign.path / "metadata", *WHY),
     )
-    tried = ctl(*imported, "--dry-run")
+    tried = ctl(*imported, "--dry-run")["roles"]
     asked = ctl.run(*imported)
     nothing = ctl("role", "list", name)
-    roles = ctl(*imported, "--yes")
+    roles = ctl(*imported, "--yes")["roles"]
 
     assert asked.returncode == 2
     assert "Without a terminal this needs --yes" in asked.stderr
@@ -174,11 +174,12 @@ def test_published_files_advance_what_is_known(ctl: Keydctl, tmp_path: Path) -> 
     by_name = ctl("role", "advance", name, f"snapshot={metadata / '7.snapshot.json'}")
     again = ctl("role", "advance", name, metadata / "4.targets.json", "--published")
 
-    assert [(r["role"], r["version"], r["state"]) for r in advanced] == [
+    assert [(r["role"], r["version"], r["state"]) for r in advanced["roles"]] == [
         ("targets", 4, "PUBLISHED")
     ]
-    assert [(r["role"], r["state"]) for r in by_name] == [("snapshot", "COMPLETE")]
-    assert again == []
+    assert [(r["role"], r["state"]) for r in by_name["roles"]] == [("snapshot", "COMPLETE")]
+    assert again["roles"] == []
+    assert again["notes"] == ["targets v4 shows nothing new"]
 
 
 def test_a_forged_file_advances_nothing(ctl: Keydctl, site: Site, tmp_path: Path) -> None:

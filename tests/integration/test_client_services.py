@@ -72,7 +72,7 @@ class Services(ScriptedDaemon):
         return made
 
     def import_role(self, r: Any) -> Any:
-        return roles_pb2.ImportRoleResponse(roles=[a_role()])
+        return roles_pb2.ImportRoleResponse(roles=[a_role()], notes=["root v1 is old"])
 
     def advance_role(self, r: Any) -> Any:
         return roles_pb2.AdvanceRoleResponse(roles=[a_role()])
@@ -144,12 +144,14 @@ def test_roles_are_read_whole(daemon: Services, client: Client) -> None:
 def test_roles_are_changed_with_what_was_said(daemon: Services, client: Client) -> None:
     files = [RoleFile("root", b"2"), RoleFile("targets", b"t")]
 
-    client.import_role("acme", b"1", files, reason="take over", dry_run=True)
-    client.advance_role("acme", files, published=True)
+    shown = client.import_role("acme", b"1", files, reason="take over", dry_run=True)
+    moved = client.advance_role("acme", files, published=True)
     client.supersede_role("acme", "root", b"d" * 32, reason="wrong key")
     assert client.reset_role("acme", "root", b"d" * 32, reason="anew") is None
     loss = client.accept_loss(reason="restored")
 
+    assert ([r.role for r in shown.roles], shown.notes) == (["root"], ("root v1 is old",))
+    assert ([r.role for r in moved.roles], moved.notes) == (["root"], ())
     sent = daemon.requests["ImportRole"]
     assert (sent.trusted_root, sent.reason, sent.dry_run) == (b"1", "take over", True)
     assert [(f.role, f.content) for f in sent.files] == [("root", b"2"), ("targets", b"t")]

@@ -54,7 +54,7 @@ class Evidence:
         self._shown.add(about)
         try:
             files = self._unknown(daemon, self._published(role))
-            return bool(files and self._show(daemon, files))
+            return bool(files) and self._show(daemon, files)
         except KeydError:
             return False  # The refusal itself says what a person can do.
 
@@ -103,8 +103,9 @@ class Evidence:
         )
         return True
 
-    def _show(self, daemon: Daemon, files: Files) -> Sequence[object]:
-        """Show files; with all roots in front where no complete root is known there yet.
+    def _show(self, daemon: Daemon, files: Files) -> bool:
+        """Show files, with all roots in front where no complete root is known there yet; True when
+        they changed something.
 
         A daemon that signed the first root itself takes the others' signatures on it then."""
         try:
@@ -115,13 +116,14 @@ class Evidence:
                 raise
         return self._advance(daemon, roots + [file for file in files if file[0] != "root"])
 
-    def _advance(self, daemon: Daemon, files: Files) -> Sequence[object]:
+    def _advance(self, daemon: Daemon, files: Files) -> bool:
         from keyd.client import RoleFile
 
         shown = [RoleFile(*file) for file in files]
-        return daemon.client.advance_role(
+        done = daemon.client.advance_role(
             daemon.repository, shown, published=True, reason=self.reason
         )
+        return bool(done.roles)
 
     def _unknown(self, daemon: Daemon, files: Files) -> Files:
         """Without the roots below the one that is complete there."""
