@@ -206,18 +206,8 @@ class Approvals(Voting):
 
     def _find_open(self, operation: Operation) -> Approval | None:
         wanted = bound_to(operation)
-        for approval in self._approvals.open_approvals():
-            if wanted == (
-                approval.digest,
-                approval.requester,
-                approval.action,
-                approval.subject,
-                approval.key_version,
-                approval.repository,
-                approval.role,
-            ):
-                return approval
-        return None
+        opened = self._approvals.open_approvals()
+        return next((a for a in opened if a.bound_to == wanted), None)
 
     async def _ask(self, operation: Operation, demanded: tuple[Requirement, ...]) -> Approval:
         for name in ("content", "previous"):

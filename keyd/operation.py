@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from keyd.consententries import requirement_line
 from keyd.consents import BUILT_IN
-from keyd.model import Action, Caller, Context, Requirement
+from keyd.model import Action, BoundTo, Caller, Context, Requirement
 from keyd.rules import Grave
 
 NO_CONTEXT = Context()
@@ -37,17 +37,16 @@ class Operation:
     said: str = ""
 
 
-def bound_to(operation: Operation) -> tuple[bytes, str, str, str, int, str, str]:
-    """Digest, requester, action, subject, key version, repository, role: what another operation has
-    to share to be the same one."""
+def bound_to(operation: Operation) -> BoundTo:
+    """What an approval has to be bound to, to be for this operation."""
     return (
-        operation.digest,
         operation.caller.principal.id,
         operation.action.value,
         operation.subject,
         operation.key_version,
         operation.context.repository,
         operation.context.role,
+        operation.digest,
     )
 
 

@@ -56,6 +56,10 @@ class Vote:
     signer: str = ""
 
 
+BoundTo = tuple[str, str, str, int, str, str, bytes]
+"""Requester, action, subject, key version, repository, role, digest: what consent is for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Approval:
     """A request for consent, and what became of it.
@@ -84,6 +88,19 @@ class Approval:
     expires_at: datetime
     state: ApprovalState = ApprovalState.PENDING
     votes: tuple[Vote, ...] = ()
+
+    @property
+    def bound_to(self) -> BoundTo:
+        """What another operation has to share to be the same one."""
+        return (
+            self.requester,
+            self.action,
+            self.subject,
+            self.key_version,
+            self.repository,
+            self.role,
+            self.digest,
+        )
 
     def shown_state(self, now: datetime) -> ApprovalState:
         """The state as people see it: EXPIRED once the time is over."""

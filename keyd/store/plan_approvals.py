@@ -27,21 +27,6 @@ from keyd.store.overlay import Overlay
 from keyd.store.storable import check_number, check_text
 
 ApprovalEffect = InsertApproval | AddVote | RemoveVote | CloseApproval
-Operation = tuple[str, str, str, int, str, str, bytes]
-"""What one open approval at a time is for; see :func:`operation_of`."""
-
-
-def operation_of(approval: Approval) -> Operation:
-    """Requester, action, subject, key version, repository, role, digest."""
-    return (
-        approval.requester,
-        approval.action,
-        approval.subject,
-        approval.key_version,
-        approval.repository,
-        approval.role,
-        approval.digest,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +44,7 @@ class ApprovalPlan:
         """Start from the approvals, by id, that the effects name, in whatever state, and the open
         ones for the same operations as new ones."""
         self._approvals = Overlay({id: PlannedApproval(a) for id, a in approvals.items()})
-        self._open = Overlay({operation_of(a): a.id for a in approvals.values() if a.state.is_open})
+        self._open = Overlay({a.bound_to: a.id for a in approvals.values() if a.state.is_open})
         self._now = now
 
     @property
@@ -96,7 +81,7 @@ class ApprovalPlan:
                 assert_never(effect)
 
     def _insert(self, approval: Approval, contents: ApprovalContents) -> None:
-        same = self._open.find(operation_of(approval))
+        same = self._open.find(approval.bound_to)
         if same is not None or self._approvals.find(approval.id) is not None:
             raise ConflictError(
                 f"approval {same or approval.id} is open for this already",
@@ -111,7 +96,7 @@ class ApprovalPlan:
         check_number("key_version", approval.key_version)
         check_number("metadata_version", approval.metadata_version)
         self._approvals.put(approval.id, PlannedApproval(approval, contents))
-        self._open.put(operation_of(approval), approval.id)
+        self._open.put(approval.bound_to, approval.id)
 
     def _add_vote(self, effect: AddVote) -> None:
         planned = self._get_open(effect.approval_id)
@@ -145,7 +130,7 @@ class ApprovalPlan:
                     approval, approval.state, f"approval {approval_id} is {approval.state} now"
                 )
         self._change(planned, state=state, votes=approval.votes)
-        self._open.put(operation_of(approval), None)
+        self._open.put(approval.bound_to, None)
 
     def _get_open(self, approval_id: str) -> PlannedApproval:
         planned = self._approvals.find(approval_id)
