@@ -22,6 +22,7 @@ from keyd.model import (
     Decision,
     EntryDraft,
     Key,
+    KeyDemand,
     Limits,
     Outcome,
     Policy,
@@ -105,6 +106,12 @@ class Gate:
     ) -> tuple[Requirement, ...]:
         """Whose consent the policy demands first; empty for none."""
         return self._policy.requirements(caller.principal, action, name, context)
+
+    def demands(
+        self, caller: Caller, action: Action, name: str, context: Context
+    ) -> tuple[KeyDemand, ...]:
+        """What the policy demands of the key version that does it; empty for nothing."""
+        return self._policy.demands(caller.principal, action, name, context)
 
     def limits(self, context: Context, dialect: str) -> Limits:
         """What the policy lets metadata of the role say."""

@@ -25,6 +25,7 @@ from keyd.model import (
     check_encoding,
 )
 from keyd.plan import Plan, Terms, check_open, choose_version, digest_to_sign, find_context
+from keyd.proving import check_demands
 
 _READ_AT_ONCE_BYTES = 16 * 1024
 """Payloads up to this, together, are read on the event loop: less than a millisecond."""
@@ -147,6 +148,7 @@ class Planning:
             raise misfit
         version = choose_version(key, request)
         check_open(version, self._registry.freeze_on(key.name))
+        check_demands(version, self._gate.demands(caller, action, request.key, context))
         scheme = request.scheme or key.scheme
         publickeys.check_scheme(key.algorithm, scheme)
         encoding = check_encoding(key.algorithm, request.encoding)

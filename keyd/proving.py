@@ -3,18 +3,57 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 
 from keyd import publickeys
-from keyd.errors import KeydError, TokenNotFoundError, TokenObjectError, WrongTokenError
+from keyd.errors import (
+    KeydError,
+    PolicyDeniedError,
+    TokenNotFoundError,
+    TokenObjectError,
+    WrongTokenError,
+)
 from keyd.model import (
     Device,
     Digest,
     KeyAlgorithm,
+    KeyDemand,
     KeyVersion,
     Scheme,
     SignJob,
     TokenObject,
+    TouchPolicy,
 )
+
+
+def check_demands(version: KeyVersion, demands: Iterable[KeyDemand]) -> None:
+    """Refuse a key version that is not what a rule demands.
+
+    Raises:
+        PolicyDeniedError: naming the rule, and what to do.
+    """
+    for demand in demands:
+        proven = version.attestation
+        if proven is None:
+            why = f"{version.name} is {version.origin}"
+            hint = (
+                "if it was made on a YubiKey: keydctl yubikey attest TOKEN SLOT; else make a key "
+                f"there: keydctl key rotate {version.key}, or keydctl key create NAME --slot 9c"
+            )
+        elif demand.touch and proven.touch is TouchPolicy.NEVER:
+            why = f"{version.name} signs without a touch, as its attestation proves"
+            hint = (
+                "the policy of a key never changes: keydctl key create NAME --slot --touch always"
+            )
+        else:
+            continue
+        wanted = "an attested key that wants a touch" if demand.touch else "an attested key"
+        raise PolicyDeniedError(
+            f"rule {demand.rule} demands {wanted}, and {why}",
+            hint=hint,
+            rule=f"rule {demand.rule}",
+            version=version.name,
+        )
 
 
 def check_serial(device: Device, token: str, version: KeyVersion) -> None:

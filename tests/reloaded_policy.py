@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from keyd.model import Decision, Limits, Principal, Requirement
+from keyd.model import Decision, KeyDemand, Limits, Principal, Requirement
 from keyd.policy import parse_policy
 
 
@@ -27,6 +27,9 @@ class ReloadedPolicy:
 
     def counts_for(self, requirement: Requirement, principal: Principal) -> bool:
         return self.now.counts_for(requirement, principal)
+
+    def demands(self, *args: Any) -> tuple[KeyDemand, ...]:
+        return self.now.demands(*args)
 
     def limits(self, repository: str, role: str, dialect: str) -> Limits:
         return self.now.limits(repository, role, dialect)

@@ -10,8 +10,9 @@ from datetime import datetime
 
 from keyd.model.approvals import Approval, ApprovalContents, ApprovalState, Vote
 from keyd.model.ceremonies import Ceremony
-from keyd.model.keys import Binding, Key, KeyVersion, VersionState
+from keyd.model.keys import Binding, Key, KeyVersion, Origin, VersionState
 from keyd.model.marks import Mark, MarkContents, Marked, Need
+from keyd.model.yubikeys import Attestation
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class UpdateVersion:
     token_serial: str | None = None
     destroy_after: datetime | None = None
     clear_destroy_after: bool = False
+    origin: Origin | None = None
+    attestation: Attestation | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from keyd.errors import InvalidRequestError
 from keyd.model.algorithms import KeyAlgorithm, Scheme
+from keyd.model.yubikeys import Attestation
 
 MAX_NAME_CHARS = 128
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?(?:/[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?)*")
@@ -52,7 +53,8 @@ class VersionState(StrEnum):
 
 
 class Origin(StrEnum):
-    """Where a key pair comes from, as far as keyd can prove it."""
+    """Where a key pair comes from, as far as keyd can prove it: ATTESTED by the device itself, with
+    a statement that leads to a trusted root; GENERATED on keyd's order, by the module's word."""
 
     GENERATED = "generated"
     ATTESTED = "attested"
@@ -79,7 +81,8 @@ class KeyVersion:
 
     ``object_id``: CKA_ID. ``public_key``: SubjectPublicKeyInfo, DER (RFC 5280); empty only while
     PENDING. ``keyids``: form -> id, with the forms ``tuf`` (securesystemslib's SHA-256 of the
-    canonical key object with the key's scheme) and ``notary``.
+    canonical key object with the key's scheme) and ``notary``. ``attestation``: what the device
+    proved of this very key, or None.
     """
 
     key: str
@@ -93,6 +96,7 @@ class KeyVersion:
     created_at: datetime
     created_by: str
     destroy_after: datetime | None = None
+    attestation: Attestation | None = None
 
     @property
     def name(self) -> str:

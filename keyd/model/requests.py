@@ -37,6 +37,7 @@ class Action(StrEnum):
     UNLOCK = "unlock"
     LOCK = "lock"
     TOKENS = "tokens"
+    PROVISION = "provision"
     AUDIT = "audit"
 
 
@@ -159,6 +160,17 @@ class Decision:
     rule: str
 
 
+@dataclass(frozen=True, slots=True)
+class KeyDemand:
+    """What a rule demands of the key version that signs. ``attested``: the device has proven where
+    the key was made. ``touch``: and that it signs only when somebody touches it, for each
+    signature or within 15 seconds of the last."""
+
+    rule: str
+    attested: bool = True
+    touch: bool = False
+
+
 class Policy(Protocol):
     """Decides; pure and total: it reads no clock, no database, and raises nothing."""
 
@@ -189,6 +201,11 @@ class Policy(Protocol):
     def counts_for(self, requirement: Requirement, principal: Principal) -> bool:
         """True when this person is one of those whose consent the requirement asks for (a grant
         for ``approve`` on the key is another question). A socket of a group is no person."""
+
+    def demands(
+        self, principal: Principal, action: Action, key: str, context: Context
+    ) -> tuple[KeyDemand, ...]:
+        """What the key version has to be for this; empty for anything."""
 
     def limits(self, repository: str, role: str, dialect: str) -> Limits:
         """What metadata of the role may say; always something, also without a rule."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from keyd.model import MAX_NAME_CHARS, Action, Context, Principal, Requirement
-from keyd.policy.patterns import PatternIndex, matches_any
+from keyd.policy.patterns import PatternIndex, fits_or_unknown, matches_any
 
-TOKEN_ACTIONS = frozenset({Action.UNLOCK, Action.LOCK, Action.TOKENS})
+TOKEN_ACTIONS = frozenset({Action.UNLOCK, Action.LOCK, Action.TOKENS, Action.PROVISION})
 """Actions whose name is a token's."""
 
 WITHOUT_CONSENT = frozenset(
@@ -53,7 +53,9 @@ class ConsentRule:
 
     def concerns(self, context: Context) -> bool:
         """True when what the action is for fits, or is not known."""
-        return _fits(self.repositories, context.repository) and _fits(self.roles, context.role)
+        return fits_or_unknown(self.repositories, context.repository) and fits_or_unknown(
+            self.roles, context.role
+        )
 
     def requirement(self) -> Requirement:
         """What the rule demands."""
@@ -100,7 +102,3 @@ def counts_for(requirement: Requirement, principal: Principal) -> bool:
     if principal.is_group or principal.method == "system":
         return False
     return not requirement.of or matches_any(requirement.of, principal.id)
-
-
-def _fits(patterns: tuple[str, ...], claimed: str) -> bool:
-    return not patterns or not claimed or matches_any(patterns, claimed)

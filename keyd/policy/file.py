@@ -9,6 +9,7 @@ from keyd.model import (
     Action,
     Context,
     Decision,
+    KeyDemand,
     Limits,
     Policy,
     Principal,
@@ -77,6 +78,12 @@ class FilePolicy(Policy):
     def counts_for(self, requirement: Requirement, principal: Principal) -> bool:
         """See model.Policy."""
         return self._current.counts_for(requirement, principal)
+
+    def demands(
+        self, principal: Principal, action: Action, key: str, context: Context
+    ) -> tuple[KeyDemand, ...]:
+        """See model.Policy."""
+        return self._current.demands(principal, action, key, context)
 
     def limits(self, repository: str, role: str, dialect: str) -> Limits:
         """See model.Policy."""

@@ -11,6 +11,7 @@ from keyd import toml_source
 from keyd.errors import ConfigError, InvalidRequestError
 from keyd.model import Action
 from keyd.policy.consents import DEFAULT_EXPIRES_S, WITHOUT_CONSENT, ConsentRule
+from keyd.policy.demands import DEMANDING, DemandRule
 from keyd.policy.limits import Limit
 from keyd.policy.patterns import is_glob, matches_any
 from keyd.policy.principals import check_principal
@@ -44,6 +45,16 @@ _CONSENT_SETTINGS = (
     "own",
     "signed",
     "expires_h",
+    "repositories",
+    "roles",
+)
+_DEMAND_SETTINGS = (
+    "name",
+    "actions",
+    "principals",
+    "keys",
+    "origin",
+    "touch",
     "repositories",
     "roles",
 )
@@ -89,6 +100,7 @@ def parse_policy(text: str, file: str) -> GrantPolicy:
         tuple(r for r in rules if isinstance(r, Rule)),
         hashlib.sha256(text.encode()).hexdigest(),
         consents=[r for r in rules if isinstance(r, ConsentRule)],
+        demands=[r for r in rules if isinstance(r, DemandRule)],
         limits=limits,
         approvers=approvers,
     )
@@ -137,8 +149,12 @@ def _grant(table: Table) -> Grant:
     return grant
 
 
-def _rule(table: Table, approvers: Mapping[str, tuple[str, ...]]) -> Rule | ConsentRule:
-    """A rule either denies, or demands consent."""
+def _rule(
+    table: Table, approvers: Mapping[str, tuple[str, ...]]
+) -> Rule | ConsentRule | DemandRule:
+    """A rule either denies, or demands consent, or demands something of the key."""
+    if "origin" in table or "touch" in table:
+        return _demand_rule(table)
     demands = [s for s in ("actions", "approvals") if s in table]
     if "deny" in table and demands:
         raise table.error(demands[0], "a rule has deny, or actions and approvals, not both")
@@ -154,6 +170,31 @@ def _rule(table: Table, approvers: Mapping[str, tuple[str, ...]]) -> Rule | Cons
     principals = table.list("principals", check_principal, required=False)
     keys, tokens = table.names_of(deny)
     return Rule(name, deny, principals, keys, tokens)
+
+
+def _demand_rule(table: Table) -> DemandRule:
+    table.allow(_DEMAND_SETTINGS)
+    name = table.name()
+    others = {
+        a: "a rule with origin or touch is about signing" for a in Action if a not in DEMANDING
+    }
+    actions = table.actions("actions", others)
+    touch = table.flag("touch")
+    if "origin" in table:
+        table.text("origin", one_of(("attested",), "origin"))
+    elif not touch:
+        raise table.error("touch", f'rule {name!r} demands nothing: origin = "attested", touch')
+    return DemandRule(
+        name=name,
+        actions=actions,
+        keys=table.names_of(actions)[0],
+        # Nothing but an attestation tells whether a key wants a touch.
+        attested=True,
+        touch=touch,
+        principals=table.list("principals", check_principal, required=False),
+        repositories=table.list("repositories", printable, required=False),
+        roles=table.list("roles", printable, required=False),
+    )
 
 
 def _consent_rule(table: Table, approver_keys: Mapping[str, tuple[str, ...]]) -> ConsentRule:

@@ -36,6 +36,11 @@ def matches_any(patterns: Iterable[str], name: str) -> bool:
     return any(matches(p, name) for p in patterns)
 
 
+def fits_or_unknown(patterns: Sequence[str], claimed: str) -> bool:
+    """True when there are no patterns, one fits, or nothing is claimed that could fit."""
+    return not patterns or not claimed or matches_any(patterns, claimed)
+
+
 class PatternIndex:
     """Which of many pattern lists fit a name: exact names by lookup, globs one after another."""
 

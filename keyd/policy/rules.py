@@ -16,12 +16,14 @@ from keyd.model import (
     Action,
     Context,
     Decision,
+    KeyDemand,
     Limits,
     Principal,
     Requirement,
     Statement,
 )
 from keyd.policy.consents import TOKEN_ACTIONS, ConsentRule, ConsentRules, counts_for
+from keyd.policy.demands import DemandRule, demands_of
 from keyd.policy.limits import Limit, LimitTable
 from keyd.policy.patterns import PatternIndex, matches_any
 
@@ -130,6 +132,7 @@ class GrantPolicy:
         policy_hash: str = "",
         *,
         consents: Iterable[ConsentRule] = (),
+        demands: Iterable[DemandRule] = (),
         limits: Iterable[Limit] = (),
         approvers: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
@@ -138,6 +141,7 @@ class GrantPolicy:
         self.grants = grants
         self.rules = rules
         self._consents = ConsentRules(consents)
+        self._demands = tuple(demands)
         self._limits = LimitTable(limits)
         self._approvers = dict(approvers or {})
         self._part = lru_cache(_MAX_PRINCIPALS_CACHED)(self._sort_out)
@@ -196,6 +200,12 @@ class GrantPolicy:
     def counts_for(self, requirement: Requirement, principal: Principal) -> bool:
         """See model.Policy."""
         return counts_for(requirement, principal)
+
+    def demands(
+        self, principal: Principal, action: Action, key: str, context: Context
+    ) -> tuple[KeyDemand, ...]:
+        """See model.Policy."""
+        return demands_of(self._demands, principal, action, key, context)
 
     def limits(self, repository: str, role: str, dialect: str) -> Limits:
         """See model.Policy."""

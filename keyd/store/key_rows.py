@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, delete, select, true
 
 from keyd.model import (
+    Attestation,
     Binding,
     Freeze,
     Key,
@@ -21,6 +22,7 @@ from keyd.model import (
 from keyd.store.plan_keys import Object, Owner
 from keyd.store.registry import Changes, Snapshot
 from keyd.store.schema import (
+    attestations,
     bindings,
     flags,
     freezes,
@@ -62,11 +64,17 @@ def _load(connection: Connection, names: list[str] | None) -> dict[str, Key]:
     def of(column: ColumnElement[str]) -> ColumnElement[bool]:
         return true() if names is None else column.in_(names)
 
+    proven = {
+        (row.key, row.number): Attestation.from_json(row.attestation)
+        for row in connection.execute(select(attestations).where(of(attestations.c.key)))
+    }
     found_versions: dict[str, list[KeyVersion]] = {}
     for row in connection.execute(
         select(versions).where(of(versions.c.key)).order_by(versions.c.number)
     ):
-        found_versions.setdefault(row.key, []).append(_version(row))
+        found_versions.setdefault(row.key, []).append(
+            _version(row, proven.get((row.key, row.number)))
+        )
     found_bindings: dict[str, list[Binding]] = {}
     for row in connection.execute(select(bindings).where(of(bindings.c.key))):
         found_bindings.setdefault(row.key, []).append(Binding(row.repository, row.role))
@@ -91,7 +99,7 @@ def _load(connection: Connection, names: list[str] | None) -> dict[str, Key]:
     }
 
 
-def _version(row: Any) -> KeyVersion:
+def _version(row: Any, attestation: Attestation | None) -> KeyVersion:
     return KeyVersion(
         key=row.key,
         number=row.number,
@@ -104,6 +112,7 @@ def _version(row: Any) -> KeyVersion:
         created_at=from_microseconds(row.created_at),
         created_by=row.created_by,
         destroy_after=(None if row.destroy_after is None else from_microseconds(row.destroy_after)),
+        attestation=attestation,
     )
 
 
@@ -169,6 +178,7 @@ def write_changes(connection: Connection, before: Mapping[str, Key], changes: Ch
         _write_key(connection, name, before.get(name), key)
     if new_versions:
         connection.execute(versions.insert(), new_versions)
+    _write_attestations(connection, before, changes)
     _write_freezes(connection, changes.freezes)
     _write_flags(connection, changes.flags)
 
@@ -222,6 +232,25 @@ def _version_row(version: KeyVersion) -> dict[str, Any]:
         "created_by": version.created_by,
         "destroy_after": None if after is None else to_microseconds(after),
     }
+
+
+def _write_attestations(
+    connection: Connection, before: Mapping[str, Key], changes: Changes
+) -> None:
+    for name, key in changes.keys.items():
+        old = before.get(name)
+        known = {v.number: v.attestation for v in old.versions} if old else {}
+        for version in key.versions if key else ():
+            proven = version.attestation
+            if proven is None or proven == known.get(version.number):
+                continue
+            place = (attestations.c.key == name) & (attestations.c.number == version.number)
+            connection.execute(delete(attestations).where(place))
+            connection.execute(
+                attestations.insert().values(
+                    key=name, number=version.number, attestation=proven.to_json()
+                )
+            )
 
 
 def _write_freezes(connection: Connection, changes: Mapping[str, Freeze | None]) -> None:

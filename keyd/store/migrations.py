@@ -28,7 +28,11 @@ def _add_marks_and_consent(connection: Connection) -> None:
     schema.metadata.create_all(connection, tables)
 
 
-STEPS: Mapping[int, Step] = {2: _add_marks_and_consent}
+def _add_attestations(connection: Connection) -> None:
+    schema.metadata.create_all(connection, [schema.attestations])
+
+
+STEPS: Mapping[int, Step] = {2: _add_marks_and_consent, 3: _add_attestations}
 """Number -> step, from 2 on. Version 1 is the first there was."""
 
 

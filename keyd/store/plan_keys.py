@@ -139,6 +139,8 @@ class KeyPlan:
             keyids=old.keyids if effect.keyids is None else effect.keyids,
             token_serial=old.token_serial if effect.token_serial is None else effect.token_serial,
             destroy_after=None if effect.clear_destroy_after else destroy_after,
+            origin=effect.origin or old.origin,
+            attestation=effect.attestation or old.attestation,
         )
         self._free(old)
         self._claim(new)

@@ -15,6 +15,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -28,7 +29,7 @@ from sqlalchemy import (
 
 from keyd.model import KeyAlgorithm, Origin, Outcome, Scheme, VersionState
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The version this code reads and writes; migrations.py leads there."""
 
 BUCKET_BITS = 17
@@ -128,6 +129,17 @@ Index(
     unique=True,
     sqlite_where=versions.c.state != "DESTROYED",
     postgresql_where=versions.c.state != "DESTROYED",
+)
+
+attestations = Table(
+    "attestations",
+    metadata,
+    # A row only for versions of which the device proved something.
+    Column("key", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    # JSON of keyd.model.Attestation.
+    Column("attestation", Text, nullable=False),
+    ForeignKeyConstraint(["key", "number"], ["versions.key", "versions.number"]),
 )
 
 bindings = Table(

@@ -240,7 +240,7 @@ def test_a_database_of_version_1_keeps_all_it_holds_and_learns_of_marks(
         store.close()
 
     assert rows_of(file) == before
-    copies = list((tmp_path / "state").glob(f"{DATABASE}.before-schema-2.*"))
+    copies = list((tmp_path / "state").glob(f"{DATABASE}.before-schema-{SCHEMA_VERSION}.*"))
     assert len(copies) == 1
     assert copies[0].stat().st_mode & 0o777 == 0o600
     assert rows_of(copies[0]) == before

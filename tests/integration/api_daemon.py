@@ -43,6 +43,7 @@ from keyd.model import (
     HashAlgorithm,
     Key,
     KeyAlgorithm,
+    KeyDemand,
     KeyVersion,
     Origin,
     Pin,
@@ -351,6 +352,12 @@ class FakePolicy:
     def counts_for(self, requirement: Requirement, principal: Principal) -> bool:
         """Everybody counts."""
         return True
+
+    def demands(
+        self, principal: Principal, action: Action, key: str, context: Context
+    ) -> tuple[KeyDemand, ...]:
+        """None."""
+        return ()
 
     def limits(self, repository: str, role: str, dialect: str) -> RoleLimits:
         """A year."""

@@ -38,6 +38,7 @@ from keyd.model import (
     Decision,
     Effect,
     EntryDraft,
+    KeyDemand,
     Limits,
     Outcome,
     Policy,
@@ -131,6 +132,11 @@ class ReloadedPolicy:
 
     def counts_for(self, requirement: Requirement, principal: Principal) -> bool:
         return self._policy.counts_for(requirement, principal)
+
+    def demands(
+        self, principal: Principal, action: Action, key: str, context: Context
+    ) -> tuple[KeyDemand, ...]:
+        return self._policy.demands(principal, action, key, context)
 
     def limits(self, repository: str, role: str, dialect: str) -> Limits:
         return self._policy.limits(repository, role, dialect)
