@@ -130,7 +130,7 @@ class Enrolment:
                 caller, action, key, version, said=said, message="about to be generated"
             )
             try:
-                await self._device.objects(key.token)
+                await self._device.objects(key.token, version.object_id)
             except KeydError as e:
                 # A token that cannot even be looked at: nothing is begun, no name is taken.
                 failed = replace(intent, outcome=Outcome.FAILED, reason_code=e.reason)
@@ -205,7 +205,7 @@ class Enrolment:
         details: dict[str, str] = {}
         effects: tuple[Effect, ...] = ()
         try:
-            objects = await self._device.objects(key.token)
+            objects = await self._device.objects(key.token, version.object_id)
         except KeydError as e:
             details["left"] = f"PENDING, the token could not be looked at: {e.message}"
         else:

@@ -206,9 +206,10 @@ class FakeDevice:
         found.keys[object_id] = (private, made)
         return made
 
-    async def objects(self, token: str) -> list[TokenObject]:
+    async def objects(self, token: str, object_id: bytes = b"") -> list[TokenObject]:
         """See model.Device."""
-        return [described for _, described in self._ready(token).keys.values()]
+        found = [described for _, described in self._ready(token).keys.values()]
+        return [each for each in found if object_id in (b"", each.object_id)]
 
     async def destroy(self, token: str, object_id: bytes, public_key: bytes) -> bool:
         """See model.Device."""

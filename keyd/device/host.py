@@ -116,7 +116,7 @@ class Host:
             )
             return pb.Reply(id=request.id, generated=pb.Generated(key=made))
         if what == "objects":
-            keys = keypairs.list_all(session)
+            keys = keypairs.list_all(session, request.objects.object_id or None)
             if not keys:
                 self._check_still_there()
             return pb.Reply(id=request.id, object_list=pb.ObjectList(keys=keys))

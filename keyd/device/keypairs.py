@@ -126,13 +126,14 @@ def _describe(private: pkcs11.Object, public: pkcs11.Object | None) -> pb.KeyObj
     )
 
 
-def list_all(session: pkcs11.Session) -> list[pb.KeyObject]:
-    """All key pairs; a private key without a readable public half shows without public key."""
+def list_all(session: pkcs11.Session, object_id: bytes | None = None) -> list[pb.KeyObject]:
+    """All key pairs, or those with that CKA_ID; a private key without a readable public half
+    shows without public key."""
     publics: dict[bytes, list[pkcs11.Object]] = {}
-    for obj in find(session, ObjectClass.PUBLIC_KEY):
+    for obj in find(session, ObjectClass.PUBLIC_KEY, object_id):
         publics.setdefault(bytes(_read(obj, Attribute.ID, b"")), []).append(obj)
     pairs = []
-    for private in find(session, ObjectClass.PRIVATE_KEY):
+    for private in find(session, ObjectClass.PRIVATE_KEY, object_id):
         candidates = publics.get(bytes(_read(private, Attribute.ID, b"")), [])
         # Two public keys under one id: no telling which is the pair's.
         pairs.append(_describe(private, candidates[0] if len(candidates) == 1 else None))

@@ -93,10 +93,10 @@ class DevicePool:
         reply = await keeper.ask(pb.Request(generate=order))
         return _token_object(reply.generated.key, keeper.status().serial)
 
-    async def objects(self, token: str) -> list[TokenObject]:
+    async def objects(self, token: str, object_id: bytes = b"") -> list[TokenObject]:
         """See model.Device."""
         keeper = self._keeper(token)
-        reply = await keeper.ask(pb.Request(objects=pb.Objects()))
+        reply = await keeper.ask(pb.Request(objects=pb.Objects(object_id=object_id)))
         serial = keeper.status().serial
         return [_token_object(key, serial) for key in reply.object_list.keys]
 

@@ -125,8 +125,9 @@ class Device(Protocol):
         SENSITIVE, not EXTRACTABLE, LOCAL. Not retried: after an error, look with ``objects``.
         Raises MechanismMissingError before anything is made."""
 
-    async def objects(self, token: str) -> list[TokenObject]:
-        """All key pairs on the token."""
+    async def objects(self, token: str, object_id: bytes = b"") -> list[TokenObject]:
+        """All key pairs on the token, or those with this CKA_ID: a full token takes seconds to
+        tell them all."""
 
     async def destroy(self, token: str, object_id: bytes, public_key: bytes) -> bool:
         """Destroy the key pair that has this id AND this public key; False when it was gone.

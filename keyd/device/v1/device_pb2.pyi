@@ -616,12 +616,17 @@ Global___Generated: _TypeAlias = Generated  # noqa: Y015
 class Objects(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    OBJECT_ID_FIELD_NUMBER: _builtins.int
+    object_id: _builtins.bytes
+    """CKA_ID of the pair that is looked for; empty for all pairs."""
     def __init__(
         self,
+        *,
+        object_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["object_id", b"object_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
