@@ -119,6 +119,15 @@ class TokenSession:
         return self._pin is not None
 
     @property
+    def accepted_pin(self) -> str | None:
+        """That PIN, for yubikit in this same host; it goes nowhere else."""
+        return self._pin
+
+    def forget_session(self) -> None:
+        """What lies on the token was changed: the next probe initialises the module anew."""
+        self._stale = True
+
+    @property
     def serial(self) -> str:
         """Serial of the token the session is on; empty without one."""
         return token_serial(self._token) if self._token is not None else ""
