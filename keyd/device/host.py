@@ -100,6 +100,11 @@ class Host:
                 return self._login(request)
             if what == "probe":
                 return pb.Reply(id=request.id, probed=self._token.probe())
+            if what == "yubikey":
+                return self._on_yubikey(request)
+            if what == "refresh":
+                self._token.forget_session()
+                return pb.Reply(id=request.id, refreshed=pb.Refreshed())
             return self._on_objects(request, what)
         except KeydError as error:
             return pb.Reply(id=request.id, failure=failure_message(error))
@@ -127,6 +132,28 @@ class Host:
                 self._check_still_there()
             return pb.Reply(id=request.id, destroyed=pb.Destroyed(found=found))
         raise DeviceFaultError(f"token {name}: its host does not know request {what}", token=name)
+
+    def _on_yubikey(self, request: pb.Request) -> pb.Reply:
+        probed = self._token.probe()
+        if not probed.HasField("token"):
+            raise self._token.fault(pkcs11.TokenNotPresent(), "looking for the YubiKey")
+        try:
+            # Takes a quarter of a second, which no other token should pay for.
+            from keyd.device.yubikey import YubiKeyHand
+        except ImportError as error:
+            raise DeviceFaultError(
+                f"token {self._token.name}: yubikit is missing ({error.name})",
+                hint="pip install 'keyd[server,yubikey]'",
+                token=self._token.name,
+            ) from error
+        order = request.yubikey
+        if order.WhichOneof("what") == "generate":
+            # Made is soon said: whether libykcs11 can sign with it is asked first.
+            session = self._token.open_session()
+            algorithm = KeyAlgorithm(order.generate.algorithm)
+            keypairs.check_mechanisms(session.token.slot, algorithm, self._token.name)
+        hand = YubiKeyHand(self._token.name, probed.token.serial, self._token.accepted_pin)
+        return pb.Reply(id=request.id, yubikey=hand.carry_out(order))
 
     def _check_still_there(self) -> None:
         """A token that went away shows as an empty one: never believe that unasked."""

@@ -33,6 +33,9 @@ _POLL_S = 0.4
 _ABSENT_POLL_S = 0.2
 """How often an absent token is looked for: its return must be noticed well within a second."""
 
+_ASIDE_POLL_S = 0.02
+"""How often a request that needs no login looks for a host."""
+
 _BACKOFF_S = (0.0, 0.0, 0.1, 0.2, 0.5, 1.0)
 """Waits before a host is started again, by how often in a row it died young."""
 
@@ -150,6 +153,37 @@ class TokenKeeper:
                 self._session_lost(place)
             raise failure_error(self.config.name, reply.failure)
         return reply
+
+    async def ask_aside(self, request: pb.Request, *, within_s: float = GRACE_S) -> pb.Reply:
+        """Send one request to the first host that sees the token, logged in or not.
+
+        Raises:
+            TokenError: what the host answered, or that nobody sees the token.
+        """
+        place = self._places[0]
+        try:
+            async with asyncio.timeout(within_s):
+                # A host that was just ended still counts as seeing the token for a moment.
+                while not (place.seen.is_set() and place.host and place.host.is_open):
+                    await asyncio.sleep(_ASIDE_POLL_S)
+        except TimeoutError:
+            raise (self._condition.why_not() or self._gone("has no host")) from None
+        try:
+            reply = await place.host.ask(request)
+        except HostDiedError as died:
+            raise self._gone(f"lost its host: {died}") from died
+        if reply.WhichOneof("what") == "failure":
+            raise failure_error(self.config.name, reply.failure)
+        return reply
+
+    async def refresh(self) -> None:
+        """What lies on the token was changed: every host looks anew, with the PIN it has."""
+        for place in self._places:
+            if place.host is None:
+                continue
+            with contextlib.suppress(HostDiedError):
+                await place.host.ask(pb.Request(refresh=pb.Refresh()))
+            self._session_lost(place)
 
     # -- unlock and lock -----------------------------------------------------------------
 

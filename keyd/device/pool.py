@@ -82,20 +82,20 @@ class DevicePool:
         self, token: str, jobs: Sequence[SignJob], gone: Callable[[], bool] = never_gone
     ) -> list[bytes | KeydError]:
         """See model.Device."""
-        return await self._keeper(token).sign(jobs, gone)
+        return await self.keeper(token).sign(jobs, gone)
 
     async def generate(
         self, token: str, algorithm: KeyAlgorithm, object_id: bytes, label: str
     ) -> TokenObject:
         """See model.Device."""
-        keeper = self._keeper(token)
+        keeper = self.keeper(token)
         order = pb.Generate(algorithm=algorithm.value, object_id=object_id, label=label)
         reply = await keeper.ask(pb.Request(generate=order))
         return _token_object(reply.generated.key, keeper.status().serial)
 
     async def objects(self, token: str, object_id: bytes = b"") -> list[TokenObject]:
         """See model.Device."""
-        keeper = self._keeper(token)
+        keeper = self.keeper(token)
         reply = await keeper.ask(pb.Request(objects=pb.Objects(object_id=object_id)))
         serial = keeper.status().serial
         return [_token_object(key, serial) for key in reply.object_list.keys]
@@ -103,18 +103,19 @@ class DevicePool:
     async def destroy(self, token: str, object_id: bytes, public_key: bytes) -> bool:
         """See model.Device."""
         doomed = pb.Destroy(object_id=object_id, public_key=public_key)
-        reply = await self._keeper(token).ask(pb.Request(destroy=doomed))
+        reply = await self.keeper(token).ask(pb.Request(destroy=doomed))
         return reply.destroyed.found
 
     async def unlock(self, token: str, pin: Pin | None, *, spend_last_try: bool = False) -> None:
         """See model.Device."""
-        await self._keeper(token).unlock(pin, spend_last_try=spend_last_try)
+        await self.keeper(token).unlock(pin, spend_last_try=spend_last_try)
 
     async def lock(self, token: str) -> None:
         """See model.Device."""
-        await self._keeper(token).lock()
+        await self.keeper(token).lock()
 
-    def _keeper(self, token: str) -> TokenKeeper:
+    def keeper(self, token: str) -> TokenKeeper:
+        """Who keeps the token; raises TokenNotFoundError."""
         try:
             return self._keepers[token]
         except KeyError:

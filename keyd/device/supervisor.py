@@ -33,6 +33,9 @@ _PASSED_ON = (
 _SLOW_FACTOR = 10
 """A card needs a minute for an RSA key pair that it signs with in a tenth of a second."""
 
+_TOUCHED_S = 30.0
+"""A touch is waited for 15 seconds, by the card itself."""
+
 _END_S = 1.0
 """A host whose socket was closed leaves within this time, else it is killed."""
 
@@ -170,6 +173,11 @@ class HostProcess:
         patience_s = self._timeout_s
         if request.generate.algorithm.startswith("rsa-"):
             patience_s *= _SLOW_FACTOR
+        made_in_slot = request.yubikey.generate.algorithm
+        if made_in_slot:
+            # It signs its own certificate, for which a person may have to touch the card.
+            patience_s = max(patience_s, _TOUCHED_S)
+            patience_s *= _SLOW_FACTOR if made_in_slot.startswith("rsa-") else 1
         self._waiting[request.id] = _Waiting(answer, self._loop.time(), patience_s)
         # Not drained: what is in flight is bounded by the callers.
         self._writer.write(frames.pack(request))

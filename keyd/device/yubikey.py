@@ -1,0 +1,411 @@
+"""What yubikit does with the YubiKey that is this host's token. Host side, one order at a time.
+
+libykcs11 sets no policies, attests nothing and has no AES management key, so all that is yubikit's.
+Both reach the same card: this one shares it, holds it for the length of one order, and leaves it
+with a reset, after which a live session of libykcs11 goes on. Cutting its power, which is pyscard's
+default, would break the other's handle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from smartcard.CardConnectionDecorator import CardConnectionDecorator
+from smartcard.Exceptions import SmartcardException
+from smartcard.scard import (
+    SCARD_LEAVE_CARD,
+    SCARD_RESET_CARD,
+    SCARD_S_SUCCESS,
+    SCardBeginTransaction,
+    SCardEndTransaction,
+)
+from ykman.pcsc import ScardSmartCardConnection, list_readers
+from ykman.piv import (
+    generate_random_management_key,
+    get_pivman_data,
+    get_pivman_protected_data,
+    pivman_set_mgm_key,
+    sign_certificate_builder,
+)
+from yubikit.core import CommandError, InvalidPinError, NotSupportedError
+from yubikit.core.smartcard import SW, ApduError
+from yubikit.management import ManagementSession
+from yubikit.piv import (
+    DEFAULT_MANAGEMENT_KEY,
+    KEY_TYPE,
+    MANAGEMENT_KEY_TYPE,
+    PIN_POLICY,
+    SLOT,
+    TOUCH_POLICY,
+    PivSession,
+)
+
+from keyd.device.v1 import device_pb2 as pb
+from keyd.errors import (
+    DeviceFaultError,
+    DeviceGoneError,
+    MechanismMissingError,
+    PinRefusedError,
+    TokenError,
+    TokenLockedError,
+    TokenObjectError,
+)
+from keyd.model import SLOTS, KeyAlgorithm
+
+FACTORY_PIN, FACTORY_PUK = "123456", "12345678"
+"""Used once each, and only by an init that a person asked for as such."""
+
+_RETRY_AFTER_S = 1.0
+_YEARS = timedelta(days=365 * 30)
+_KINDS = {
+    KeyAlgorithm.ECDSA_P256: KEY_TYPE.ECCP256,
+    KeyAlgorithm.ECDSA_P384: KEY_TYPE.ECCP384,
+    KeyAlgorithm.ED25519: KEY_TYPE.ED25519,
+    KeyAlgorithm.RSA_2048: KEY_TYPE.RSA2048,
+    KeyAlgorithm.RSA_3072: KEY_TYPE.RSA3072,
+    KeyAlgorithm.RSA_4096: KEY_TYPE.RSA4096,
+}
+_NAMES = {kind: algorithm.value for algorithm, kind in _KINDS.items()}
+_NOTHING_THERE = (SW.REFERENCE_DATA_NOT_FOUND, SW.FILE_NOT_FOUND)
+
+
+class _LeftPowered(CardConnectionDecorator):  # type: ignore[misc]
+    """Left with a reset; pyscard takes the disposition only as an argument of connect()."""
+
+    def connect(
+        self,
+        protocol: object = None,
+        mode: object = None,
+        disposition: object = None,  # noqa: ARG002 - it is ours to choose
+    ) -> None:
+        """See CardConnection."""
+        super().connect(protocol, mode, SCARD_RESET_CARD)
+
+
+class YubiKeyHand:
+    """The PIV applet of one YubiKey. ``token``: the configured name, for messages; ``serial``:
+    decimal; ``pin``: the one this host is logged in with, or None."""
+
+    def __init__(self, token: str, serial: str, pin: str | None) -> None:
+        self._token = token
+        self._serial = serial
+        self._pin = pin
+
+    def carry_out(self, order: pb.YubiKeyOrder) -> pb.YubiKeyReport:
+        """Do it.
+
+        Raises:
+            TokenError: why not; a secret that was refused is not tried again.
+        """
+        try:
+            with self._connection() as connection:
+                return self._carry_out(order, connection)
+        except InvalidPinError as error:
+            raise self._refused(order, error.attempts_remaining) from None
+        except NotSupportedError as error:
+            raise MechanismMissingError(
+                f"YubiKey {self._serial} cannot do that: {error}", token=self._token
+            ) from error
+        except ApduError as error:
+            raise self._fault(f"answered {error.sw:04X}") from error
+        except SmartcardException as error:
+            raise DeviceGoneError(
+                f"YubiKey {self._serial} is not to be reached: it was pulled, or pcscd is away",
+                retry_after_s=_RETRY_AFTER_S,
+                token=self._token,
+            ) from error
+        except (CommandError, ValueError) as error:
+            # Not quoted: what yubikit says of a wrong value may hold it.
+            raise self._fault(f"did not do that ({type(error).__name__})") from None
+
+    def _carry_out(
+        self, order: pb.YubiKeyOrder, connection: ScardSmartCardConnection
+    ) -> pb.YubiKeyReport:
+        what = order.WhichOneof("what")
+        if what == "look":
+            return pb.YubiKeyReport(state=self._look(connection))
+        piv = PivSession(connection)
+        if what == "init":
+            notes = self._init(piv, order.init)
+            return pb.YubiKeyReport(done=pb.YubiKeyDone(notes=notes))
+        if what == "change_pin":
+            piv.change_pin(order.change_pin.old_pin.decode(), order.change_pin.new_pin.decode())
+            return pb.YubiKeyReport(done=pb.YubiKeyDone())
+        if what == "unblock":
+            piv.unblock_pin(order.unblock.puk.decode(), order.unblock.new_pin.decode())
+            return pb.YubiKeyReport(done=pb.YubiKeyDone())
+        if what == "generate":
+            return pb.YubiKeyReport(made=self._generate(piv, order.generate))
+        if what == "attest":
+            return pb.YubiKeyReport(attestation=self._attest(piv, SLOT(order.attest.slot)))
+        if what == "write_certificate":
+            self._write_certificate(piv, order.write_certificate)
+            return pb.YubiKeyReport(done=pb.YubiKeyDone())
+        raise self._fault(f"is asked for {what}, which its host does not know")
+
+    # -- reach it --------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[ScardSmartCardConnection]:
+        """The YubiKey with our serial, nobody else's turn until it is left."""
+        for reader in list_readers():
+            if "yubico yubikey" not in reader.name.lower():
+                continue
+            try:
+                connection = ScardSmartCardConnection(_LeftPowered(reader.createConnection()))
+            except SmartcardException:
+                continue
+            try:
+                with _alone(connection):
+                    if str(PivSession(connection).get_serial()) != self._serial:
+                        continue
+                    yield connection
+                    return
+            finally:
+                connection.close()
+        raise DeviceGoneError(
+            f"YubiKey {self._serial} (token {self._token}) is in no reader",
+            retry_after_s=_RETRY_AFTER_S,
+            token=self._token,
+        )
+
+    # -- look ------------------------------------------------------------------------------
+
+    def _look(self, connection: ScardSmartCardConnection) -> pb.YubiKeyState:
+        info = ManagementSession(connection).read_device_info()
+        piv = PivSession(connection)
+        state = pb.YubiKeyState(
+            serial=self._serial,
+            firmware=str(info.version),
+            form_factor=str(info.form_factor),
+            management_protected=get_pivman_data(piv).has_stored_key,
+        )
+        try:
+            pin, puk = piv.get_pin_metadata(), piv.get_puk_metadata()
+            management = piv.get_management_key_metadata()
+        except NotSupportedError:
+            state.pin_tries = piv.get_pin_attempts()
+        else:
+            state.pin_tries, state.pin_tries_of = pin.attempts_remaining, pin.total_attempts
+            state.puk_tries, state.puk_tries_of = puk.attempts_remaining, puk.total_attempts
+            state.management_algorithm = management.key_type.name
+            known = ("pin", pin), ("puk", puk), ("management-key", management)
+            state.factory.extend(name for name, found in known if found.default_value)
+        state.slots.extend(found for slot in SLOTS if (found := _slot(piv, SLOT(slot.number))))
+        return state
+
+    # -- secrets ---------------------------------------------------------------------------
+
+    def _init(self, piv: PivSession, order: pb.YubiKeyInit) -> list[str]:
+        """The PIN last: while it is the factory's, an init that was cut short can be repeated."""
+        notes = []
+        piv.verify_pin(FACTORY_PIN)
+        self._authenticate(piv, factory=True)
+        kind = piv.management_key_type
+        if kind is MANAGEMENT_KEY_TYPE.TDES and piv.version >= (5, 4, 2):
+            kind = MANAGEMENT_KEY_TYPE.AES192
+        pivman_set_mgm_key(piv, generate_random_management_key(kind), kind, store_on_device=True)
+        if _is_factory_puk(piv):
+            piv.change_puk(FACTORY_PUK, order.puk.decode())
+        else:
+            notes.append("the PUK was not the factory's and is left as it was")
+        piv.change_pin(FACTORY_PIN, order.pin.decode())
+        return notes
+
+    def _authenticate(self, piv: PivSession, *, factory: bool = False) -> None:
+        """With the management key that lies behind the PIN, which is verified already."""
+        stored = get_pivman_protected_data(piv).key
+        if stored is None and not factory:
+            raise TokenObjectError(
+                f"the management key of YubiKey {self._serial} does not lie behind its PIN",
+                hint="put it there with: ykman piv access change-management-key --generate "
+                "--protect",
+                token=self._token,
+            )
+        try:
+            piv.authenticate(stored or DEFAULT_MANAGEMENT_KEY)
+        except ApduError as error:
+            if error.sw != SW.SECURITY_CONDITION_NOT_SATISFIED:
+                raise
+            whose = "the one behind its PIN" if stored else "the factory's"
+            raise TokenObjectError(
+                f"YubiKey {self._serial} has another management key than {whose}",
+                hint="ykman piv access change-management-key --generate --protect",
+                token=self._token,
+            ) from None
+
+    def _verify_own_pin(self, piv: PivSession) -> None:
+        if self._pin is None:
+            raise TokenLockedError(
+                f"token {self._token} is not logged in, and this takes its PIN",
+                hint=f"keydctl token unlock {self._token}",
+                token=self._token,
+            )
+        piv.verify_pin(self._pin)
+
+    # -- keys ------------------------------------------------------------------------------
+
+    def _generate(self, piv: PivSession, order: pb.YubiKeyGenerate) -> pb.YubiKeyMade:
+        slot, kind = SLOT(order.slot), _KINDS[KeyAlgorithm(order.algorithm)]
+        self._check_empty(piv, slot)
+        policies = PIN_POLICY[order.pin_policy.upper()], TOUCH_POLICY[order.touch_policy.upper()]
+        piv.check_key_support(kind, *policies, generate=True)
+        self._verify_own_pin(piv)
+        self._authenticate(piv)
+        # Looked at once more where nobody can come between: what is overwritten is lost for ever.
+        self._check_empty(piv, slot)
+        public = piv.generate_key(slot, kind, *policies)
+        self._verify_own_pin(piv)
+        now = datetime.fromtimestamp(order.now, UTC)
+        name = x509.Name(
+            [
+                x509.NameAttribute(x509.NameOID.COMMON_NAME, order.common_name),
+                x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "keyd"),
+            ]
+        )
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now)
+            .not_valid_after(now + _YEARS)
+        )
+        digest = hashes.SHA384 if kind is KEY_TYPE.ECCP384 else hashes.SHA256
+        certificate = sign_certificate_builder(piv, slot, kind, builder, digest)
+        piv.put_certificate(slot, certificate)
+        return pb.YubiKeyMade(
+            public_key=public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+            certificate=certificate.public_bytes(Encoding.DER),
+            attestation=self._attest(piv, slot),
+        )
+
+    def _check_empty(self, piv: PivSession, slot: SLOT) -> None:
+        found = _slot(piv, slot)
+        if found is None:
+            return
+        lies = found.algorithm or "a key or certificate of unknown kind"
+        if found.certificate:
+            subject = x509.load_der_x509_certificate(found.certificate).subject
+            lies += f" with a certificate for {subject.rfc4514_string() or 'nobody'}"
+        raise TokenObjectError(
+            f"slot {slot:02x} of YubiKey {self._serial} is occupied by {lies}; keyd never "
+            "overwrites a key",
+            hint=f"take another slot, or register it: keydctl key adopt NAME --slot {slot:02x} "
+            f"--token {self._token}",
+            token=self._token,
+            slot=f"{slot:02x}",
+        )
+
+    def _attest(self, piv: PivSession, slot: SLOT) -> pb.YubiKeyAttestation:
+        try:
+            statement = piv.attest_key(slot)
+        except ApduError as error:
+            raise TokenObjectError(
+                f"YubiKey {self._serial} attests no key in slot {slot:02x}: there is none, or it "
+                "was made elsewhere and imported",
+                hint=f"keydctl yubikey list {self._token}",
+                token=self._token,
+                slot=f"{slot:02x}",
+            ) from error
+        return pb.YubiKeyAttestation(
+            statement=statement.public_bytes(Encoding.DER),
+            device_certificate=piv.get_certificate(SLOT.ATTESTATION).public_bytes(Encoding.DER),
+        )
+
+    def _write_certificate(self, piv: PivSession, order: pb.YubiKeyWriteCertificate) -> None:
+        slot = SLOT(order.slot)
+        certificate = x509.load_der_x509_certificate(order.certificate)
+        found = _slot(piv, slot)
+        spki = certificate.public_key().public_bytes(
+            Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+        )
+        if found is None or found.public_key != spki:
+            raise TokenObjectError(
+                f"the certificate is not for the key in slot {slot:02x} of YubiKey {self._serial}",
+                hint=f"keydctl yubikey list {self._token}",
+                token=self._token,
+                slot=f"{slot:02x}",
+            )
+        self._verify_own_pin(piv)
+        self._authenticate(piv)
+        piv.put_certificate(slot, certificate)
+
+    # -- errors ----------------------------------------------------------------------------
+
+    def _refused(self, order: pb.YubiKeyOrder, left: int) -> TokenError:
+        by_puk = order.WhichOneof("what") == "unblock"
+        what = "PUK" if by_puk else "PIN"
+        if left:
+            tries = f"{left} {'try is' if left == 1 else 'tries are'} left"
+            return PinRefusedError(
+                f"YubiKey {self._serial} refused the {what}: {tries}",
+                hint="keyd does not try it again; be sure of it before you do",
+                token=self._token,
+                tries=left,
+            )
+        hint = (
+            "a YubiKey without PIN and PUK can only be reset, which destroys its keys"
+            if by_puk
+            else f"unblock it with its PUK: keydctl yubikey unblock {self._token}"
+        )
+        return TokenLockedError(
+            f"the {what} of YubiKey {self._serial} is blocked", hint=hint, token=self._token
+        )
+
+    def _fault(self, why: str) -> DeviceFaultError:
+        return DeviceFaultError(f"YubiKey {self._serial} {why}", token=self._token)
+
+
+@contextlib.contextmanager
+def _alone(connection: ScardSmartCardConnection) -> Iterator[None]:
+    """No other program's command comes between ours: each SELECT of theirs would end our PIN."""
+    inner = connection.connection
+    while hasattr(inner, "component"):
+        inner = inner.component
+    if SCardBeginTransaction(inner.hcard) != SCARD_S_SUCCESS:
+        raise SmartcardException("SCardBeginTransaction")
+    try:
+        yield
+    finally:
+        SCardEndTransaction(inner.hcard, SCARD_LEAVE_CARD)
+
+
+def _slot(piv: PivSession, slot: SLOT) -> pb.YubiKeySlot | None:
+    """What lies there; None where nothing does. Before firmware 5.3 only a certificate shows, and
+    a slot that attests."""
+    found = pb.YubiKeySlot(slot=slot)
+    with contextlib.suppress(ApduError, ValueError):
+        found.certificate = piv.get_certificate(slot).public_bytes(Encoding.DER)
+    try:
+        facts = piv.get_slot_metadata(slot)
+    except NotSupportedError:
+        with contextlib.suppress(ApduError):
+            piv.attest_key(slot)
+            found.origin = "generated"
+        return found if found.certificate or found.origin else None
+    except ApduError as error:
+        if error.sw not in _NOTHING_THERE:
+            raise
+        return found if found.certificate else None
+    found.algorithm = _NAMES.get(facts.key_type, facts.key_type.name)
+    found.pin_policy = facts.pin_policy.name.lower()
+    found.touch_policy = facts.touch_policy.name.lower()
+    found.origin = "generated" if facts.generated else "imported"
+    found.public_key = facts.public_key.public_bytes(
+        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    )
+    return found
+
+
+def _is_factory_puk(piv: PivSession) -> bool:
+    try:
+        return bool(piv.get_puk_metadata().default_value)
+    except NotSupportedError:
+        return True
