@@ -88,12 +88,15 @@ class Roles:
         approvals: Approvals,
         audit: AuditLog,
         clock: Clock,
+        lost: Callable[[], str],
         accept_loss: AcceptLoss,
     ) -> None:
+        """``lost``: what of the log is lost and not accepted, in words; empty for nothing."""
         self._gate = gate
         self._marks = marks
         self._approvals = approvals
         self._clock = clock
+        self._lost = lost
         self._accept_loss = accept_loss
         self._grants = RoleGrants(gate, registry)
         self._consents = RoleConsents(self._grants, approvals)
@@ -291,14 +294,16 @@ class Roles:
         goes on under a new origin."""
         await self._gate.authorize(caller, Action.ROLE, "")
         _check_said(said)
-        consent = await self._approvals.consent_to(
-            caller,
-            Action.ROLE,
-            "",
-            {"operation": "accept-loss"},
-            said=said,
-            summary="accept that entries of the log are lost",
-        )
+        consent: tuple[Effect, ...] = ()
+        if lost := self._lost():
+            consent = await self._approvals.consent_to(
+                caller,
+                Action.ROLE,
+                "",
+                {"operation": "accept-loss", "lost": lost},
+                said=said,
+                summary=f"accept that entries of the log are lost: {lost}",
+            )
         return await self._accept_loss(caller, said, consent)
 
     # ------------------------------------------------------------------------------- inside

@@ -111,6 +111,7 @@ def build_rooms(core: Core, workers: Executor, *, destroy_wait_s: int) -> Rooms:
             approvals=approvals,
             audit=log,
             clock=clock,
+            lost=lambda: log.loss,
             accept_loss=_accepting(log),
         ),
     )

@@ -72,6 +72,8 @@ class Domain:
     keys: Keys
     tokens: Tokens
     enrolment: Enrolment
+    losses: list[str]
+    """What of the log is lost in words; the last one counts."""
     clock_suspect: bool = False
 
     @property
@@ -134,12 +136,14 @@ def a_domain(policy: Policy | None = None) -> Iterator[Domain]:
         )
         marks = MarkBook(audit, workers=workers)
 
+        losses = ["entries 5 to 9 are lost"]
+
         async def accept_loss(
             caller: Caller, said: str, effects: tuple[Effect, ...]
         ) -> AcceptedLoss:
             entry = EntryDraft("checkpoint-accept", Outcome.ALLOWED, caller, said=said)
             receipt = await audit.record(entry, effects)
-            return AcceptedLoss("entries are lost", "keyd.example/2", receipt.index)
+            return AcceptedLoss(losses[-1], "keyd.example/2", receipt.index)
 
         roles = Roles(
             gate=gate,
@@ -148,6 +152,7 @@ def a_domain(policy: Policy | None = None) -> Iterator[Domain]:
             approvals=approvals,
             audit=audit,
             clock=clock,
+            lost=lambda: losses[-1],
             accept_loss=accept_loss,
         )
         domain = Domain(
@@ -185,5 +190,6 @@ def a_domain(policy: Policy | None = None) -> Iterator[Domain]:
                 gate=gate, device=device, audit=audit, registry=audit, approvals=approvals
             ),
             enrolment=enrolment,
+            losses=losses,
         )
         yield domain

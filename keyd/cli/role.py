@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 from keyd.cli import output, roleshapes
 from keyd.cli.exits import Exit
 from keyd.cli.settings import Group, Settings
-from keyd.errors import RoleNotFoundError
+from keyd.errors import PolicyDeniedError, RoleNotFoundError
 
 if TYPE_CHECKING:
     from keyd.adapters.tufrepo.chain import Chain
@@ -199,6 +200,7 @@ def accept(settings: Settings, reason: str, yes: bool) -> None:
     every repository afterwards: what was signed in between is not known here.
     """
     with settings.connect() as keyd:
+        _show_problems(keyd)
         settings.confirm("Accept that entries of the log are lost?", "accept", yes)
         accepted = keyd.accept_loss(reason=reason)
     settings.answer(
@@ -215,6 +217,13 @@ def accept(settings: Settings, reason: str, yes: bool) -> None:
             ]
         ),
     )
+
+
+def _show_problems(keyd: Client) -> None:
+    """What is lost, for those who may see the daemon's state."""
+    with contextlib.suppress(PolicyDeniedError):
+        for problem in keyd.status().problems:
+            output.note(problem)
 
 
 def expiring(settings: Settings, repository: str, within_s: int) -> int:

@@ -489,3 +489,32 @@ async def test_a_loss_is_accepted_with_a_reason(domain: Domain) -> None:
 
     assert accepted.origin == "keyd.example/2"
     assert last(domain).said == "the disk died"
+
+
+async def test_consent_to_one_loss_is_none_to_a_larger_one() -> None:
+    rule = CONSENT.replace('keys = ["acme/*"]', 'keys = ["*"]')
+    with a_domain(parse_policy(rule, "policy.toml")) as domain:
+        with pytest.raises(ApprovalNeededError):
+            await domain.roles.accept_loss(ADMIN, said="the disk died")
+        (asked,) = domain.audit.open_approvals()
+        assert "entries 5 to 9" in asked.summary
+        await domain.approvals.approve(ALICE_CALLS, asked.id, asked.digest)
+
+        domain.losses.append("entries 5 to 500 are lost")
+        with pytest.raises(ApprovalNeededError) as error:
+            await domain.roles.accept_loss(ADMIN, said="the disk died")
+
+        assert error.value.facts["approval"] != asked.id
+        domain.losses.append("entries 5 to 9 are lost")
+        await domain.roles.accept_loss(ADMIN, said="the disk died")
+        assert last(domain).action == "checkpoint-accept"
+
+
+async def test_nobody_is_asked_where_nothing_is_lost() -> None:
+    rule = CONSENT.replace('keys = ["acme/*"]', 'keys = ["*"]')
+    with a_domain(parse_policy(rule, "policy.toml")) as domain:
+        domain.losses.append("")
+
+        await domain.roles.accept_loss(ADMIN, said="just to be sure")
+
+        assert not domain.audit.open_approvals()
