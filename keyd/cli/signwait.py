@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -107,7 +107,7 @@ def _wait(keyd: Client, approval_id: str, until: float, error: ApprovalNeededErr
             raise error
         timeout_s = left_s if left_s < float("inf") else None
         try:
-            for a in keyd.watch_approvals(approval_id, timeout_s=timeout_s):
+            for a in _changes(keyd, approval_id, timeout_s):
                 said = _tell(a, said)
                 if a.state in (ApprovalState.APPROVED, ApprovalState.USED):
                     return
@@ -119,6 +119,16 @@ def _wait(keyd: Client, approval_id: str, until: float, error: ApprovalNeededErr
             # Approvals outlive the daemon's restart; whoever waits for people can wait for it too.
             output.note(f"{e.message}; asking again")
         time.sleep(max(0.0, min(_AGAIN_S, until - time.monotonic())))
+
+
+def _changes(keyd: Client, approval_id: str, timeout_s: float | None) -> Iterator[Approval]:
+    """Each change as it comes; how it stands now, where the daemon streams to too many already."""
+    from keyd.errors import RateLimitedError
+
+    try:
+        yield from keyd.watch_approvals(approval_id, timeout_s=timeout_s)
+    except RateLimitedError:
+        yield keyd.get_approval(approval_id)
 
 
 def _tell(a: Approval, said: str) -> str:

@@ -23,7 +23,7 @@ from keyd import sshsig
 from keyd.cli.keydctl import run
 from keyd.client import Client
 from keyd.content import canonical
-from keyd.errors import ServerGoneError
+from keyd.errors import RateLimitedError, ServerGoneError
 from keyd.v1 import approvals_pb2
 from tests.scripted_approvals import BOB
 from tests.scripted_daemon import ScriptedDaemon, a_daemon_with_keys
@@ -693,6 +693,22 @@ def test_a_daemon_that_restarts_does_not_end_the_wait(
 
     assert said.code == 0, said.err
     assert daemon.asked["WatchApprovals"] == 2
+
+
+def test_a_daemon_that_streams_to_too_many_already_is_asked_again_and_again(
+    daemon: ScriptedDaemon, ctl: Ctl, payload: Path, tmp_path: Path
+) -> None:
+    daemon.demanded["acme/ed"] = 1
+    daemon.errors["WatchApprovals"] = [RateLimitedError("8 streams", retry_after_s=0.1)] * 9
+    people = _votes(daemon, ALICE)
+    try:
+        said = ctl("sign", "--key", "acme/ed", "-o", tmp_path / "sig", "--wait=30s", payload)
+    finally:
+        people.join(30)
+
+    assert said.code == 0, said.err
+    assert daemon.asked["GetApproval"] > 0
+    assert daemon.errors["WatchApprovals"], "it waited for a stream"
 
 
 def test_whoever_stops_waiting_learns_that_the_request_stands(
