@@ -92,9 +92,14 @@ class Site:
         """Run a block of the page; what it printed. ``types``: answers at a terminal, one line
         for each question. ``names``: words of the page, and what they are here."""
         script = block(f"sh {mark}")
-        for word, here in {**(names or {}), "acme": self.name}.items():
-            assert word == "acme" or word in script, f"{word} is not in block {mark}"
+        for word, here in (names or {}).items():
+            assert word in script, f"{word} is not in block {mark}"
             script = script.replace(word, here)
+        return self.run(script, who=who, code=code, types=types)
+
+    def run(self, script: str, *, who: str = "keyd", code: int = 0, types: str = "") -> str:
+        """Run commands of the page that are in no block."""
+        script = script.replace("acme", self.name)
         keyboard, terminal = os.openpty()
         try:
             os.write(keyboard, types.encode())
@@ -210,3 +215,9 @@ def a_place() -> Iterator[Place]:
             yield Place(folder, daemon, tokens)
     finally:
         shutil.rmtree(folder)
+
+
+def waiting(site: Site) -> list[str]:
+    """Ids of approvals that wait for this repository's people."""
+    listed = site.ctl("approvals")
+    return [a["id"] for a in listed if a["subject"].startswith(f"{site.name}/")]

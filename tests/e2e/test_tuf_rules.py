@@ -342,5 +342,7 @@ def test_a_root_key_that_the_threshold_needs_is_not_dropped(ctl: Keydctl, tmp_pa
     )["error"]
 
     assert "needs 1 signature(s)" in error["message"]
-    assert "--without-old" in error["hint"]
+    assert "clients follow no root that this key does not sign" in error["hint"]
+    assert "--to KEY" in error["hint"]
+    assert "--without-old" not in error["hint"]
     assert site.staged() == []

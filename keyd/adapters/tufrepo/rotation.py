@@ -137,11 +137,15 @@ def drop(repository: Repository, connect: Callable[[], Client], role: str, which
         kept = [key for key in listed if key.keyid != gone.keyid]
         threshold = delegator.get_delegated_role(role).threshold
         if len(kept) < threshold:
+            rotate = f"keydctl tuf rotate {repository.folder.path} {role} --key {gone.keyid[:16]}"
             raise RepositoryError(
                 f"{role} needs {threshold} signature(s), and without {gone.keyid[:16]} it has "
                 f"{len(kept)} key(s)",
-                hint=f"put another key in its place: keydctl tuf rotate {repository.folder.path} "
-                f"{role} --key {gone.keyid[:16]} --to KEY --without-old",
+                # Clients count the keys of the root they have, so no root follows without it.
+                hint="clients follow no root that this key does not sign (docs/recovery.md); "
+                f"as long as it can: {rotate} --to KEY"
+                if role == "root"
+                else f"put another key in its place: {rotate} --to KEY --without-old",
                 role=role,
             )
         change.skip = [gone.keyid]
