@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from keyd.device.events import OnSigned
@@ -70,6 +70,7 @@ class Dispatcher:
         self._queue = SignQueue(config.name, config.queue_limit)
         self._dispatching = False
         self._job_s = 0.0002
+        self.policies: Mapping[bytes, str] = {}
 
     @property
     def queued(self) -> int:

@@ -35,3 +35,10 @@ def locked_error(token: str, what: str) -> TokenLockedError:
 def fault_error(token: str, why: str) -> DeviceFaultError:
     """Something is broken, on the host's side or on ours."""
     return DeviceFaultError(f"token {token}: {why}", token=token)
+
+
+def unblock_hint(token: str, *, is_yubikey: bool) -> str:
+    """What to do about a blocked PIN."""
+    if is_yubikey:
+        return f"unblock it with its PUK: keydctl yubikey unblock {token}"
+    return "unblock it with its PUK or SO PIN"

@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pkcs11
-from pkcs11 import MGF, Mechanism, ObjectClass
+from pkcs11 import MGF, Attribute, Mechanism, ObjectClass
 
-from keyd.device import encoding, keypairs
+from keyd.device import encoding, keypairs, ykcs11
 from keyd.device.pkcs11 import TokenSession
+from keyd.device.settings import TOUCH_WINDOW_S
 from keyd.device.v1 import device_pb2 as pb
 from keyd.errors import (
     AlgorithmMismatchError,
     DeviceGoneError,
     KeydError,
+    PinRefusedError,
     TokenError,
+    TokenLockedError,
     TokenObjectError,
     WrongTokenError,
 )
-from keyd.model import HashAlgorithm, KeyAlgorithm, Scheme
+from keyd.model import KeyAlgorithm, Scheme
 
 _SIGNATURE_BYTES = 1024
 """python-pkcs11 clears a buffer of this size for each signature; RSA-4096 needs 512."""
@@ -32,7 +37,23 @@ _SIGNATURE_BYTES = 1024
 _HANDLES = 10_000
 """A cache larger than this is emptied; lookups are cheap beside the memory of a lost count."""
 
+_TOUCH_MARGIN_S = 1.0
+"""A cached touch is not counted on in the last moment of its life."""
+
 SignPayload = Callable[[bytes], bytes]
+
+Tell = Callable[[pb.TouchWait | None], None]
+"""Called with what may be waited for before a signature, and with None after each item."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A key and a scheme. ``touch``: the key's policy; never on tokens without a contact."""
+
+    object_id: bytes
+    scheme: Scheme
+    touch: str
+    sign: SignPayload
 
 
 def _parameters(scheme: Scheme) -> dict[str, Any]:
@@ -57,17 +78,24 @@ class Signer:
         self._token = token
         self._handles: dict[tuple[bytes, bytes], Any] = {}
         self._generation = 0
+        self._touched_at: dict[bytes, float] = {}
 
-    def sign(self, request: pb.SignMany, between: Callable[[], None]) -> pb.Signed:
-        """Sign every payload; what fails is told item by item. ``between`` is called after each.
+    def sign(self, request: pb.SignMany, tell: Tell) -> pb.Signed:
+        """Sign every payload; what fails is told item by item.
 
-        Once the session is lost the rest of the request fails without being tried.
+        Once the session is lost the rest of the request fails without being tried; other
+        failures are those of one item alone.
         """
         reply = pb.Signed()
         started = time.perf_counter()
         lost: DeviceGoneError | None = None
+
+        def tell_here(wait: pb.TouchWait) -> None:
+            wait.index = len(reply.signatures)
+            tell(wait)
+
         for group in request.groups:
-            results = self._sign_group(group) if lost is None else _all_fail(group, lost)
+            results = self._sign_group(group, tell_here) if lost is None else _all_fail(group, lost)
             for result in results:
                 if isinstance(result, bytes):
                     reply.signatures.append(result)
@@ -75,63 +103,94 @@ class Signer:
                     lost = result if isinstance(result, DeviceGoneError) else lost
                     reply.failures.add(index=len(reply.signatures), failure=failure_message(result))
                     reply.signatures.append(b"")
-                between()
+                tell(None)
         reply.token_seconds = time.perf_counter() - started
         return reply
 
-    def _sign_group(self, group: pb.SignGroup) -> Iterator[bytes | KeydError]:
+    def _sign_group(
+        self, group: pb.SignGroup, tell: Callable[[pb.TouchWait], None]
+    ) -> Iterator[bytes | KeydError]:
         try:
-            scheme = _checked_scheme(group)
-            sign = self._prepare(group, scheme)
+            ready = self._prepare(group)
         except KeydError as error:
             yield from _all_fail(group, error)
             return
         rest = iter(group.payloads)
         for payload in rest:
-            result = self._sign_one(sign, scheme, payload)
+            started = time.monotonic()
+            touch = self._announce(ready, tell)
+            result = self._sign_one(ready, payload)
             if isinstance(result, bytes):
+                if touch != "never":
+                    self._touched_at[ready.object_id] = time.monotonic()
                 yield result
                 continue
             if isinstance(result, pkcs11.PKCS11Error) and self._token.object_was_replaced(result):
                 # A handle goes stale when another process replaces the object: look once more.
                 self._handles.clear()
                 try:
-                    sign = self._prepare(group, scheme)
+                    ready = self._prepare(group)
                 except KeydError as error:
                     yield error
                     continue
-                result = self._sign_one(sign, scheme, payload)
+                result = self._sign_one(ready, payload)
             if isinstance(result, pkcs11.PKCS11Error):
-                fault = self._token.fault(result, "signing")
+                self._touched_at.pop(ready.object_id, None)
+                took_s = time.monotonic() - started
+                fault = self._token.signing_fault(result, ready.object_id, touch, took_s)
                 yield fault
-                if isinstance(fault, DeviceGoneError):
-                    yield from (fault for _ in rest)
+                if isinstance(fault, DeviceGoneError | PinRefusedError | TokenLockedError):
+                    # The session is no more, and nothing of the rest was tried.
+                    lost = self._token.lost("signing")
+                    yield from (lost for _ in rest)
             else:
                 yield result
 
+    def _announce(self, ready: _Ready, tell: Callable[[pb.TouchWait], None]) -> str:
+        """Say that a touch may be waited for; what this signature wants of the contact."""
+        if ready.touch == "never":
+            return "never"
+        touched_at = self._touched_at.get(ready.object_id)
+        if (
+            ready.touch == "cached"
+            and touched_at is not None
+            and time.monotonic() - touched_at < TOUCH_WINDOW_S - _TOUCH_MARGIN_S
+        ):
+            return "never"
+        tell(pb.TouchWait(window_s=TOUCH_WINDOW_S, certain=ready.touch != "unknown"))
+        return ready.touch
+
     def _sign_one(
-        self, sign: SignPayload, scheme: Scheme, payload: bytes
+        self, ready: _Ready, payload: bytes
     ) -> bytes | AlgorithmMismatchError | pkcs11.PKCS11Error:
-        if scheme.hash is not None and len(payload) != scheme.hash.size_bytes:
+        hash_algorithm = ready.scheme.hash
+        if hash_algorithm is not None and len(payload) != hash_algorithm.size_bytes:
             return AlgorithmMismatchError(
-                f"{scheme} signs digests of {scheme.hash.size_bytes} bytes, got {len(payload)}"
+                f"{ready.scheme} signs digests of {hash_algorithm.size_bytes} bytes, "
+                f"got {len(payload)}"
             )
         try:
-            return sign(payload)
+            return ready.sign(payload)
         except pkcs11.PKCS11Error as error:
             return error
 
-    def _prepare(self, group: pb.SignGroup, scheme: Scheme) -> SignPayload:
-        """A function that signs one payload with this key and scheme."""
+    def _prepare(self, group: pb.SignGroup) -> _Ready:
+        """How to sign one payload with this key and scheme."""
+        scheme = _checked_scheme(group)
         key = self._handle(group)
+        policy = self._token.policy(group.object_id)
         arguments = {**_parameters(scheme), "buffer_size": _SIGNATURE_BYTES}
-        if scheme.value.startswith("rsa-pkcs1v15"):
-            hash_algorithm: HashAlgorithm | None = scheme.hash
-            assert hash_algorithm is not None
-            return lambda digest: bytes(
-                key.sign(encoding.digest_info(hash_algorithm, digest), **arguments)
-            )
-        return lambda payload: bytes(key.sign(payload, **arguments))
+        if policy.pin == "always" or (policy.pin == "unknown" and _wants_pin(key)):
+            # CKU_CONTEXT_SPECIFIC (PKCS#11 v2.40, 5.6): the PIN counts for one signature.
+            arguments["pin"] = self._token.accepted_pin
+        hash_algorithm = scheme.hash
+        sign: SignPayload
+        if scheme.value.startswith("rsa-pkcs1v15") and hash_algorithm is not None:
+            prefixed = partial(encoding.digest_info, hash_algorithm)
+            sign = lambda digest: bytes(key.sign(prefixed(digest), **arguments))  # noqa: E731
+        else:
+            sign = lambda payload: bytes(key.sign(payload, **arguments))  # noqa: E731
+        return _Ready(group.object_id, scheme, policy.touch, sign)
 
     def _handle(self, group: pb.SignGroup) -> Any:
         session = self._token.open_session()
@@ -149,12 +208,29 @@ class Signer:
         wanted = (group.object_id, group.public_key)
         handle = self._handles.get(wanted)
         if handle is None:
+            self._check_kind(session, group)
             try:
                 handle = self._find(session, *wanted)
             except pkcs11.PKCS11Error as error:
                 raise self._token.fault(error, "looking for a key") from error
             self._handles[wanted] = handle
         return handle
+
+    def _check_kind(self, session: pkcs11.Session, group: pb.SignGroup) -> None:
+        if not self._token.is_yubikey:
+            return
+        if group.object_id == ykcs11.ATTESTATION_ID:
+            raise self._object_error(
+                TokenObjectError,
+                group.object_id,
+                "keeps its attestation key, which signs nothing else, under CKA_ID",
+            )
+        ykcs11.check_can_sign(
+            session.token.slot,
+            KeyAlgorithm(group.algorithm),
+            self._token.name,
+            self._token.library_version,
+        )
 
     def _find(self, session: pkcs11.Session, object_id: bytes, spki: bytes) -> pkcs11.Object:
         privates = keypairs.find(session, ObjectClass.PRIVATE_KEY, object_id)
@@ -181,6 +257,14 @@ class Signer:
     def _object_error(self, kind: type[TokenError], object_id: bytes, what: str) -> TokenError:
         name = self._token.name
         return kind(f"token {name} {what} {object_id.hex()}", token=name, object_id=object_id.hex())
+
+
+def _wants_pin(key: Any) -> bool:
+    """CKA_ALWAYS_AUTHENTICATE: libykcs11 answers by slot, whatever the key's policy is."""
+    try:
+        return bool(key[Attribute.ALWAYS_AUTHENTICATE])
+    except pkcs11.PKCS11Error:
+        return False
 
 
 def _checked_scheme(group: pb.SignGroup) -> Scheme:

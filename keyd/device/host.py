@@ -23,7 +23,8 @@ import pkcs11
 from keyd.device import keypairs
 from keyd.device.frames import pack, read_blocking
 from keyd.device.handles import Signer, failure_message
-from keyd.device.pkcs11 import Selector, TokenSession
+from keyd.device.module import Selector
+from keyd.device.pkcs11 import TokenSession
 from keyd.device.v1 import device_pb2 as pb
 from keyd.errors import DeviceFaultError, KeydError
 from keyd.model import KeyAlgorithm
@@ -164,18 +165,25 @@ class Host:
         info, error, pin_sent = self._token.login(request.login)
         if error is not None:
             return pb.Reply(id=request.id, failure=failure_message(error, pin_sent=pin_sent))
-        return pb.Reply(id=request.id, logged_in=pb.LoggedIn(token=info))
+        policies = [
+            pb.KeyPolicy(object_id=object_id, touch=policy.touch)
+            for object_id, policy in self._token.policies.items()
+            if policy.touch != "never"
+        ]
+        return pb.Reply(id=request.id, logged_in=pb.LoggedIn(token=info, policies=policies))
 
     def _sign(self, request: pb.Request) -> pb.Reply:
         self._told_at = time.monotonic()
+        waits = False
 
-        def between() -> None:
+        def tell(wait: pb.TouchWait | None) -> None:
+            nonlocal waits
             now = time.monotonic()
-            if now - self._told_at >= _PROGRESS_S:
-                self._told_at = now
-                self._send(pb.Reply(id=request.id, progress=pb.Progress()))
+            if waits or wait is not None or now - self._told_at >= _PROGRESS_S:
+                self._told_at, waits = now, wait is not None
+                self._send(pb.Reply(id=request.id, progress=pb.Progress(touch=wait)))
 
-        return pb.Reply(id=request.id, signed=self._signer.sign(request.sign_many, between))
+        return pb.Reply(id=request.id, signed=self._signer.sign(request.sign_many, tell))
 
 
 def main() -> int:

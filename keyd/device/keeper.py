@@ -70,7 +70,7 @@ class TokenKeeper:
             on_signed=on_signed,
         )
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._logins: set[asyncio.Task[pb.TokenInfo]] = set()
+        self._logins: set[asyncio.Task[pb.LoggedIn]] = set()
 
     # -- life ----------------------------------------------------------------------------
 
@@ -203,7 +203,7 @@ class TokenKeeper:
                 if host is None or place.logged_in:
                     continue
                 try:
-                    info = await self._door.log_in_person(
+                    entered = await self._door.log_in_person(
                         host, given, spend_last_try=spend_last_try
                     )
                 except HostDiedError as died:
@@ -211,7 +211,7 @@ class TokenKeeper:
                 except KeydError as error:
                     self._not_logged_in(place, error, by_person=True)
                     raise
-                self._open(place, info, by_person=True)
+                self._entered(place, entered, by_person=True)
 
     async def _host_that_sees(self, place: Place) -> HostProcess | None:
         """The place's host once it has shown the token; None for a second host that is missing."""
@@ -308,13 +308,13 @@ class TokenKeeper:
             if place.logged_in:
                 return
             try:
-                info = await self._log_in(host, probed)
+                entered = await self._log_in(host, probed)
             except KeydError as error:
                 self._not_logged_in(place, error)
                 return
-            self._open(place, info)
+            self._entered(place, entered)
 
-    async def _log_in(self, host: HostProcess, probed: pb.Probed) -> pb.TokenInfo:
+    async def _log_in(self, host: HostProcess, probed: pb.Probed) -> pb.LoggedIn:
         """Log in without a person. A stop in the middle waits for the outcome: an attempt that
         is left standing would lock the token at the next start."""
         login = asyncio.get_running_loop().create_task(
@@ -344,6 +344,11 @@ class TokenKeeper:
             )
 
     # -- what that means for the token -----------------------------------------------------
+
+    def _entered(self, place: Place, entered: pb.LoggedIn, *, by_person: bool = False) -> None:
+        """A login came to pass."""
+        self._jobs.policies = {p.object_id: p.touch for p in entered.policies}
+        self._open(place, entered.token, by_person=by_person)
 
     def _open(self, place: Place, info: pb.TokenInfo, *, by_person: bool = False) -> None:
         """This place is logged in."""

@@ -14,7 +14,7 @@ from typing import Any
 import pkcs11
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
 
-from keyd.device import encoding
+from keyd.device import encoding, ykcs11
 from keyd.device.v1 import device_pb2 as pb
 from keyd.errors import DeviceFaultError, MechanismMissingError, TokenObjectError
 from keyd.model import KeyAlgorithm
@@ -133,8 +133,12 @@ def list_all(session: pkcs11.Session, object_id: bytes | None = None) -> list[pb
     for obj in find(session, ObjectClass.PUBLIC_KEY, object_id):
         publics.setdefault(bytes(_read(obj, Attribute.ID, b"")), []).append(obj)
     pairs = []
+    hidden = ykcs11.ATTESTATION_ID if ykcs11.is_yubikey(session.token) else None
     for private in find(session, ObjectClass.PRIVATE_KEY, object_id):
-        candidates = publics.get(bytes(_read(private, Attribute.ID, b"")), [])
+        its_id = bytes(_read(private, Attribute.ID, b""))
+        if its_id == hidden:
+            continue
+        candidates = publics.get(its_id, [])
         # Two public keys under one id: no telling which is the pair's.
         pairs.append(_describe(private, candidates[0] if len(candidates) == 1 else None))
     return pairs
@@ -150,6 +154,8 @@ def generate(
         TokenObjectError: the id is taken (nothing was made), or the attributes are not what a
             signing key needs (the pair was destroyed again).
     """
+    if ykcs11.is_yubikey(session.token):
+        raise ykcs11.no_generation(token)
     check_mechanisms(session.token.slot, algorithm, token)
     for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
         if find(session, kind, object_id):
@@ -246,6 +252,8 @@ def destroy(
             token=token,
             object_id=object_id.hex(),
         )
+    if ykcs11.is_yubikey(session.token):
+        raise ykcs11.no_destruction(token)
     _destroy_all(token, (*privates, *publics))
     return True
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-from keyd.device.failures import failure_error, locked_error
+from keyd.device.failures import failure_error, locked_error, unblock_hint
 from keyd.device.pins import PinSource, PinTag
 from keyd.device.settings import TokenConfig
 from keyd.device.supervisor import HostDiedError, HostProcess
@@ -53,7 +53,7 @@ class Door:
 
     async def log_in(
         self, host: HostProcess, info: pb.TokenInfo, *, holds_pin: bool
-    ) -> pb.TokenInfo:
+    ) -> pb.LoggedIn:
         """Log in without a person, if that is allowed.
 
         ``holds_pin``: the host has a PIN that this token accepted before.
@@ -94,11 +94,11 @@ class Door:
                 await self._forgive_unless_suspect(info.serial, pin)
             raise error
         await self._succeeded(reply.logged_in.token, pin)
-        return reply.logged_in.token
+        return reply.logged_in
 
     async def log_in_person(
         self, host: HostProcess, pin: Pin, *, spend_last_try: bool
-    ) -> pb.TokenInfo:
+    ) -> pb.LoggedIn:
         """Log in because a person asked; on success refusals are forgotten.
 
         Raises:
@@ -119,7 +119,7 @@ class Door:
             raise error
         self.locked_by_hand = False
         await self._succeeded(reply.logged_in.token, pin)
-        return reply.logged_in.token
+        return reply.logged_in
 
     def _was_refused(self, pin: Pin | None) -> None:
         if pin is None:
@@ -144,7 +144,7 @@ class Door:
         if info.pin_state == "locked":
             raise TokenLockedError(
                 f"the PIN of token {name} is blocked",
-                hint="unblock it with its PUK or SO PIN",
+                hint=unblock_hint(name, is_yubikey=self._config.is_yubikey),
                 token=name,
             )
         if info.pin_state not in ("ok", ""):

@@ -1,55 +1,44 @@
-"""One PKCS#11 module, the one token in it that is ours, and the one session logged in there.
+"""The one token of this process, and the one session logged in there.
 
 Host side, one thread. python-pkcs11 initialises modules for a single thread and closing a session
-logs the whole process out, so the session stays open as long as the process lives, and
-finalize + initialize is the one recovery that works for every module tried.
+logs the whole process out, so the session stays open as long as the process lives.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pkcs11
-from pkcs11 import TokenFlag
+from pkcs11 import Attribute, ObjectClass, TokenFlag
 
-from keyd.device.faults import RETRY_AFTER_S, ckr_name, is_doubtful, translate
+from keyd.device import ykcs11
+from keyd.device.failures import unblock_hint
+from keyd.device.faults import RETRY_AFTER_S, Situation, ckr_name, is_doubtful, translate
+from keyd.device.module import Module, Selector, token_serial
+from keyd.device.reader import Policy, Reader
 from keyd.device.v1 import device_pb2 as pb
 from keyd.errors import (
-    DeviceFaultError,
     DeviceGoneError,
+    KeydError,
     PinRefusedError,
     TokenError,
     TokenLockedError,
     WrongTokenError,
 )
 
-if TYPE_CHECKING:
-    from pkcs11._pkcs11 import lib as Library  # noqa: N812  (a class, whatever its case)
+_PIN_LOOK_S = 2.0
+"""How often the tries of an idle YubiKey are read: other programs spend them too."""
 
-_INIT_TRIES = 3
-_INIT_WAIT_S = 5.0
-"""Wait this long for another host that initialises the same module, then go ahead anyway: it may
-hang, and a collision is only retried."""
+_NOTICED_S = 0.5
 
-
-@dataclass(frozen=True, slots=True)
-class Selector:
-    """Which token is ours: its configured name, and the label and serial it must show."""
-
-    name: str
-    label: str
-    serial: str
+_NO_POLICY = Policy(touch="never")
+_UNTOLD_POLICY = Policy()
 
 
-def pin_state(token: pkcs11.Token) -> str:
-    """ok, count-low, final-try or locked, from the flags; reading them spends no try."""
-    flags = token.flags
+def _pin_state(flags: int) -> str:
+    """ok, count-low, final-try or locked, from CK_TOKEN_INFO; reading it spends no try."""
     if flags & TokenFlag.USER_PIN_LOCKED:
         return "locked"
     if flags & TokenFlag.USER_PIN_FINAL_TRY:
@@ -59,53 +48,46 @@ def pin_state(token: pkcs11.Token) -> str:
     return "ok"
 
 
-def token_serial(token: pkcs11.Token) -> str:
-    """The serial as text, without the padding."""
-    return token.serial.decode("utf-8", "replace").strip(" \0")
+def _pin_state_of(left: int, total: int) -> str:
+    """The same from the tries that are left."""
+    if left <= 1:
+        return "final-try" if left else "locked"
+    return "ok" if left >= total else "count-low"
 
 
 def describe(token: pkcs11.Token) -> pb.TokenInfo:
     """What the token says of itself."""
-    major, minor = token.firmware_version
+    firmware = token.firmware_version
     return pb.TokenInfo(
         serial=token_serial(token),
         label=token.label.strip(" \0"),
         model=token.model.strip(" \0"),
         manufacturer=token.manufacturer_id.strip(" \0"),
-        firmware=f"{major}.{minor}",
-        pin_state=pin_state(token),
+        firmware=ykcs11.version(firmware)
+        if ykcs11.is_yubikey(token)
+        else f"{firmware[0]}.{firmware[1]}",
+        pin_state=_pin_state(token.flags),
     )
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Two processes that initialise SoftHSM at once miss its tokens: one after another."""
-    with lock.open("ab") as file:
-        give_up = time.monotonic() + _INIT_WAIT_S
-        while time.monotonic() < give_up:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.005)
-        yield
 
 
 class TokenSession:
     """The host's way to its token. ``session`` is None until a login, and after a loss.
 
-    ``generation`` counts the logins: object handles live as long as one generation.
+    ``generation`` counts the logins: object handles live as long as one generation. ``policies``:
+    what the keys of a YubiKey want, by CKA_ID, as read at the login.
     """
 
     def __init__(self, module: Path, selector: Selector, init_lock: Path) -> None:
-        self._module = module
+        self._module = Module(module, selector, init_lock)
         self._selector = selector
-        self._init_lock = init_lock
-        self._lib: Library | None = None
         self._token: pkcs11.Token | None = None
+        self._reader: Reader | None = None
+        self._info = pb.TokenInfo()
+        self._looked_at = 0.0
+        self._tries: tuple[int, int] | None = None
         self._pin: str | None = None
-        self._stale = False
         self.session: pkcs11.Session | None = None
+        self.policies: Mapping[bytes, Policy] = {}
         self.generation = 0
 
     @property
@@ -114,23 +96,25 @@ class TokenSession:
         return self._selector.name
 
     @property
-    def holds_pin(self) -> bool:
-        """True while a PIN is remembered that the token accepted."""
-        return self._pin is not None
-
-    @property
     def accepted_pin(self) -> str | None:
-        """That PIN, for yubikit in this same host; it goes nowhere else."""
+        """The PIN that this token accepted, for keys that want it each time and for yubikit in
+        this same host; it goes nowhere else."""
         return self._pin
-
-    def forget_session(self) -> None:
-        """What lies on the token was changed: the next probe initialises the module anew."""
-        self._stale = True
 
     @property
     def serial(self) -> str:
         """Serial of the token the session is on; empty without one."""
         return token_serial(self._token) if self._token is not None else ""
+
+    @property
+    def is_yubikey(self) -> bool:
+        """True while the session is on a YubiKey."""
+        return self._token is not None and ykcs11.is_yubikey(self._token)
+
+    @property
+    def library_version(self) -> tuple[int, int]:
+        """Of the module."""
+        return self._module.library_version
 
     # -- is it there ---------------------------------------------------------------------
 
@@ -140,163 +124,164 @@ class TokenSession:
         Raises:
             TokenError: the module does not load, or the selector matches two tokens.
         """
-        token = self._read_token()
-        if token is None:
-            self._reinitialize()
-            token = self._find()
+        info = self._look()
+        if info is None:
+            self._restart()
+            info = self._look_outside()
         return pb.Probed(
-            token=None if token is None else describe(token),
+            token=info,
             logged_in=self.session is not None,
-            holds_pin=self.holds_pin,
+            holds_pin=self._pin is not None,
+            trouble=self._module.trouble if info is None else "",
+            others=self._module.others if info is None else (),
         )
 
     def answers(self) -> bool:
-        """True while the session's token still tells its state; False marks the session lost.
-
-        CKR_GENERAL_ERROR here is how SoftHSM says that its folder was away, even after it is
-        back.
-        """
-        try:
-            if self._token is not None and self.session is not None and not self._stale:
-                self._token.slot.get_token()
-                return True
-        except pkcs11.PKCS11Error:
-            pass
-        self._stale = True
+        """True while the session's token is still there; False marks the session lost."""
+        if not self._module.is_stale and self.session is not None and self._is_there():
+            return True
+        self.forget_session()
         return False
 
-    def _read_token(self) -> pkcs11.Token | None:
+    def forget_session(self) -> None:
+        """The session is gone, or what lies on the token was changed: the next probe initialises
+        the module anew."""
+        self._module.is_stale = True
+
+    def _look(self) -> pb.TokenInfo | None:
         """The token as it is now, without touching a session that works."""
-        if self._lib is None or self._stale:
+        if self._module.is_stale:
             return None
-        if self.session is None or self._token is None:
-            return self._find()
-        try:
-            token = self._token.slot.get_token()
-        except pkcs11.PKCS11Error:
+        if self.session is None:
+            return self._look_outside()
+        if not self._is_there():
             return None
-        return token if token_serial(token) == self.serial else None
+        assert self._token is not None
+        if not self.is_yubikey:
+            self._info = describe(self._token.slot.get_token())
+        elif time.monotonic() - self._looked_at > _PIN_LOOK_S:
+            self._read_pin_state()
+        return self._info
 
-    def _find(self) -> pkcs11.Token | None:
-        """The one token that matches; None where there is none or the module fails to say."""
-        assert self._lib is not None
-        found: list[pkcs11.Token] = []
-        try:
-            slots = self._lib.get_slots(token_present=True)
-        except pkcs11.PKCS11Error:
+    def _look_outside(self) -> pb.TokenInfo | None:
+        """The token while nobody is logged in."""
+        token = self._module.find()
+        if token is None:
+            self._forget_reader()
             return None
-        for slot in slots:
-            try:
-                token = slot.get_token()
-            except pkcs11.PKCS11Error:
-                continue
-            if not token.flags & TokenFlag.TOKEN_INITIALIZED:
-                continue
-            if self._selector.label and token.label.strip(" \0") != self._selector.label:
-                continue
-            if self._selector.serial and token_serial(token) != self._selector.serial:
-                continue
-            found.append(token)
-        if len(found) > 1:
-            serials = ", ".join(sorted(token_serial(token) for token in found))
-            raise DeviceFaultError(
-                f"token {self.name}: {len(found)} tokens are labelled {self._selector.label!r}, "
-                f"with the serials {serials}",
-                hint=f"set the serial of token {self.name} in the configuration",
-                token=self.name,
-                serials=serials,
-            )
-        return found[0] if found else None
+        self._info = describe(token)
+        if ykcs11.is_yubikey(token):
+            if self._reader is None or not self._reader.has_same_card():
+                self._watch(token)
+                self._read_pin_state()
+            elif time.monotonic() - self._looked_at > _PIN_LOOK_S:
+                self._read_pin_state()
+            else:
+                self._tell_pin_state()
+        return self._info
 
-    def _reinitialize(self) -> None:
-        """Load the module, or finalize and initialise it; every session ends."""
+    def _is_there(self) -> bool:
+        """Whether the session's token is in its place, and the same.
+
+        CKR_GENERAL_ERROR here is how SoftHSM says that its folder was away, even after it is back.
+        """
+        assert self._token is not None
+        if self._reader is not None:
+            return self._reader.has_same_card()
+        try:
+            if self.is_yubikey:
+                # libykcs11 looks at its cards only while it lists them.
+                found = self._module.find()
+                return found is not None and token_serial(found) == self.serial
+            return token_serial(self._token.slot.get_token()) == self.serial
+        except pkcs11.PKCS11Error:
+            return False
+
+    def _watch(self, token: pkcs11.Token) -> None:
+        self._forget_reader()
+        self._tries = None
+        self._reader = Reader.watch(token.slot.slot_description.strip(" \0"), token_serial(token))
+
+    def _forget_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _read_pin_state(self) -> None:
+        """Ask the card itself: libykcs11 remembers what it read when it connected."""
+        self._looked_at = time.monotonic()
+        tries = self._reader.pin_tries() if self._reader is not None else None
+        if tries is not None:
+            self._tries = tries
+        self._tell_pin_state()
+
+    def _tell_pin_state(self) -> None:
+        if self._tries is not None:
+            self._info.pin_tries = self._tries[0]
+            self._info.pin_state = _pin_state_of(*self._tries)
+
+    def _restart(self) -> None:
         self.session = None
         self._token = None
-        with _alone(self._init_lock):
-            for tries_left in reversed(range(_INIT_TRIES)):
-                try:
-                    if self._lib is None:
-                        self._lib = self._load()
-                    elif self._lib.initialized:
-                        self._lib.reinitialize()
-                    else:
-                        self._lib.initialize()
-                    self._stale = False
-                    return
-                except pkcs11.PKCS11Error as error:
-                    if not tries_left:
-                        self._stale = True
-                        raise translate(
-                            error, self.name, f"initialising {self._module}", present=False
-                        ) from error
-                    time.sleep(0.02)
-
-    def _load(self) -> Library:
-        if not self._module.is_file():
-            raise DeviceFaultError(
-                f"token {self.name}: there is no PKCS#11 module {self._module}",
-                hint="install the token's PKCS#11 library or correct `module`",
-                token=self.name,
-                module=self._module,
-            )
-        try:
-            return pkcs11.lib(str(self._module))
-        except pkcs11.PKCS11Error as error:
-            # python-pkcs11 has no class of its own for what dlopen says.
-            if type(error) is pkcs11.PKCS11Error:
-                raise DeviceFaultError(
-                    f"token {self.name}: {self._module} is not a PKCS#11 module: {error}",
-                    hint="correct `module`",
-                    token=self.name,
-                    module=self._module,
-                ) from error
-            raise
+        self.policies = {}
+        self._forget_reader()
+        self._module.restart()
 
     # -- logging in ----------------------------------------------------------------------
 
-    def login(self, request: pb.Login) -> tuple[pb.TokenInfo, TokenError | None, bool]:
+    def login(self, request: pb.Login) -> tuple[pb.TokenInfo, KeydError | None, bool]:
         """Log in, once: the token's state, the error, and whether the PIN was sent.
 
-        The token is compared and its PIN flags are read before the PIN goes out. A PIN that was
+        The token is compared and its PIN tries are read before the PIN goes out. A PIN that was
         refused is forgotten.
         """
         if self.session is not None and self.answers():
-            assert self._token is not None
-            return describe(self._token), None, False
-        info = pb.TokenInfo()
+            return self._info, None, False
         try:
-            if self._lib is None or self._stale:
-                self._reinitialize()
-            token = self._find()
+            was_yubikey = self._info.manufacturer.startswith("Yubico")
+            # Unless the card tells its tries itself, only a new connection reads them.
+            if self._module.is_stale or (was_yubikey and self._reader is None):
+                self._restart()
+            token = self._module.find()
             if token is None:
                 raise DeviceGoneError(
                     f"token {self.name} is not there", retry_after_s=RETRY_AFTER_S, token=self.name
                 )
-            info = describe(token)
-            self._check_token(token, request)
+            self._info = describe(token)
+            is_yubikey = ykcs11.is_yubikey(token)
+            if is_yubikey:
+                self._watch(token)
+                self._read_pin_state()
+            self._check_token(is_yubikey, request)
         except TokenError as error:
-            return info, error, False
+            return self._info, error, False
 
         pin = request.pin.decode("utf-8") if request.HasField("pin") else self._pin
         if pin is None:
             locked = TokenLockedError(f"this host of token {self.name} has no PIN", token=self.name)
-            return info, locked, False
+            return self._info, locked, False
         try:
             self.session = token.open(rw=True, user_pin=pin)
         except pkcs11.PKCS11Error as error:
             # The failed login leaks its session: start afresh at the next request.
-            self._stale = True
-            fault = translate(error, self.name, "logging in", present=False)
+            self.forget_session()
+            self._read_pin_state()
+            fault = translate(error, self.name, "logging in", self._situation(token, present=False))
             if isinstance(fault, PinRefusedError | TokenLockedError) and pin == self._pin:
                 self._pin = None
-            return info, fault, True
+            return self._info, fault, True
         self._pin = pin
         self._token = token
         self.generation += 1
-        return info, None, True
+        if is_yubikey:
+            self._read_pin_state()
+            if self._reader is None:
+                self._info.pin_state = "ok"
+            self.policies = self._read_policies()
+        return self._info, None, True
 
-    def _check_token(self, token: pkcs11.Token, request: pb.Login) -> None:
-        serial, state = token_serial(token), pin_state(token)
+    def _check_token(self, is_yubikey: bool, request: pb.Login) -> None:
+        serial, state = self._info.serial, self._info.pin_state
         if request.serial and serial != request.serial:
             raise WrongTokenError(
                 f"token {self.name} has the serial {serial}, expected {request.serial}",
@@ -307,7 +292,7 @@ class TokenSession:
         if state == "locked":
             raise TokenLockedError(
                 f"the PIN of token {self.name} is blocked",
-                hint="unblock it with its PUK or SO PIN",
+                hint=unblock_hint(self.name, is_yubikey=is_yubikey),
                 token=self.name,
                 pin_state=state,
             )
@@ -328,6 +313,15 @@ class TokenSession:
                 pin_state=state,
             )
 
+    def _read_policies(self) -> dict[bytes, Policy]:
+        assert self.session is not None
+        found = self.session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY})
+        ids = [bytes(key[Attribute.ID]) for key in found]
+        slots = {i: slot for i in ids if (slot := ykcs11.slot_of(i)) is not None}
+        if self._reader is None:
+            return dict.fromkeys(slots, _UNTOLD_POLICY)
+        return dict(zip(slots, self._reader.policies(list(slots.values())), strict=True))
+
     # -- using it ------------------------------------------------------------------------
 
     def open_session(self) -> pkcs11.Session:
@@ -336,20 +330,79 @@ class TokenSession:
         Raises:
             DeviceGoneError: there is none.
         """
-        if self.session is None or self._stale:
+        if self.session is None or self._module.is_stale:
             raise DeviceGoneError(
                 f"token {self.name} is not logged in", retry_after_s=RETRY_AFTER_S, token=self.name
             )
         return self.session
 
-    def fault(self, error: pkcs11.PKCS11Error, doing: str) -> TokenError:
+    def lost(self, doing: str) -> DeviceGoneError:
+        """What is told of work that was not tried because the session is gone."""
+        self.forget_session()
+        return DeviceGoneError(
+            f"token {self.name} has lost its login while {doing}",
+            retry_after_s=RETRY_AFTER_S,
+            token=self.name,
+        )
+
+    def policy(self, object_id: bytes) -> Policy:
+        """What this key wants."""
+        return self.policies.get(object_id, _UNTOLD_POLICY if self.is_yubikey else _NO_POLICY)
+
+    def fault(self, error: pkcs11.PKCS11Error, doing: str) -> KeydError:
         """The keyd error for what the module raised; asks the token where the code is doubtful.
         A lost session is marked, so that the next probe starts afresh."""
         present = self.answers() if is_doubtful(error) else True
-        translated = translate(error, self.name, doing, present=present)
+        return self._translated(error, doing, Situation(present=present))
+
+    def signing_fault(
+        self, error: pkcs11.PKCS11Error, object_id: bytes, touch: str, took_s: float
+    ) -> KeydError:
+        """The same for a signature. ``touch``: what the key's policy wanted this time."""
+        if not self.is_yubikey:
+            return self.fault(error, "signing")
+        assert self._token is not None
+        if self._reader is None:
+            # pcscd takes a moment to see that a card is gone, and we cannot ask the card.
+            time.sleep(_NOTICED_S)
+            present = self.answers()
+        else:
+            present = self.answers() and self._reader.card_answers()
+        situation = self._situation(
+            self._token, present=present, touch=touch, took_s=took_s, object_id=object_id
+        )
+        return self._translated(error, "signing", situation)
+
+    def _translated(self, error: pkcs11.PKCS11Error, doing: str, situation: Situation) -> KeydError:
+        translated = translate(error, self.name, doing, situation)
+        if isinstance(translated, PinRefusedError | TokenLockedError):
+            # A wrong PIN in an operation leaves the session with that operation.
+            self._pin = None
+            self.forget_session()
         if isinstance(translated, DeviceGoneError):
-            self._stale = True
+            self.forget_session()
         return translated
+
+    def _situation(
+        self,
+        token: pkcs11.Token,
+        *,
+        present: bool,
+        touch: str = "never",
+        took_s: float = 0.0,
+        object_id: bytes = b"",
+    ) -> Situation:
+        """What the card itself says after an error."""
+        serial = token_serial(token) if ykcs11.is_yubikey(token) else ""
+        if self._reader is None:
+            return Situation(present, touch, took_s=took_s, serial=serial)
+        proven, tries = self._reader.pin_is_proven(), self._reader.pin_tries()
+        slot = ykcs11.slot_of(object_id)
+        if slot is not None and not self._reader.policies([slot])[0].is_there:
+            # Another program has emptied the slot: no contact lit up for that.
+            touch = "never"
+        left = tries[0] if tries is not None else None
+        return Situation(present, touch, proven, took_s, serial, left)
 
     def object_was_replaced(self, error: pkcs11.PKCS11Error) -> bool:
         """True when only a cached handle is stale: the token itself answers."""

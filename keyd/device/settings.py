@@ -11,6 +11,12 @@ from keyd.model import check_name
 MAX_HOSTS = 32
 """More host processes than this for one token are surely a slip of the finger."""
 
+TOUCH_WINDOW_S = 15.0
+"""How long a YubiKey blinks before it gives up, and how long a touch counts for keys whose policy
+is cached."""
+
+_AFTER_TOUCH_S = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class TokenConfig:
@@ -19,7 +25,8 @@ class TokenConfig:
     ``module``: the PKCS#11 library. ``label``, ``serial``: what the token must say of itself; at
     least one is given, and both must match where both are. ``pin_source``: ``credential:NAME``,
     ``file:PATH`` or ``prompt`` (pins.py). ``hosts``: processes that are logged in at once.
-    ``token_timeout_s``: how long one PKCS#11 call may take before its host is killed.
+    ``token_timeout_s``: how long one PKCS#11 call may take before its host is killed; a YubiKey
+    always has time for a touch, its own or one that another program waits for (patience_s).
     ``queue_limit``: signatures that may wait. ``softhsm_conf``: exported to the host as
     SOFTHSM2_CONF.
     """
@@ -57,6 +64,18 @@ class TokenConfig:
         """What the token must say of itself, in words."""
         selectors = (("label", self.label), ("serial", self.serial))
         return " and ".join(f"{what} {value}" for what, value in selectors if value)
+
+    @property
+    def is_yubikey(self) -> bool:
+        """True where libykcs11 is the module."""
+        return "ykcs11" in self.module.name
+
+    @property
+    def patience_s(self) -> float:
+        """How long a host may be silent before it is killed."""
+        if self.is_yubikey:
+            return max(self.token_timeout_s, TOUCH_WINDOW_S + _AFTER_TOUCH_S)
+        return self.token_timeout_s
 
     def _error(self, why: str) -> ConfigError:
         return ConfigError(f"token {self.name}: {why}", token=self.name)

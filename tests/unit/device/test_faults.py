@@ -5,7 +5,7 @@ from __future__ import annotations
 import pkcs11
 import pytest
 
-from keyd.device.faults import ckr_name, is_doubtful, translate
+from keyd.device.faults import Situation, ckr_name, is_doubtful, translate
 from keyd.errors import (
     DeviceFaultError,
     DeviceGoneError,
@@ -48,7 +48,7 @@ from keyd.errors import (
 def test_the_table(
     raised: type[pkcs11.PKCS11Error], present: bool, expected: type[TokenError]
 ) -> None:
-    error = translate(raised(), "main", "signing", present=present)
+    error = translate(raised(), "main", "signing", Situation(present=present))
 
     assert type(error) is expected
     assert error.facts["token"] == "main"
@@ -69,7 +69,9 @@ def test_codes_that_are_clear_do_not_cost_a_look_at_the_token() -> None:
         (pkcs11.DeviceError(), "CKR_DEVICE_ERROR"),
         (pkcs11.ObjectHandleInvalid(), "CKR_OBJECT_HANDLE_INVALID"),
         (pkcs11.UserPinNotInitialized(), "CKR_USER_PIN_NOT_INITIALIZED"),
-        (pkcs11.PKCS11Error("Unmapped error code 80000001"), "Unmapped error code 80000001"),
+        (pkcs11.PKCS11Error("Unmapped error code 80000001"), "CKR 0x80000001"),
+        (pkcs11.PKCS11Error("Failed to cancel operation"), "an error without a code"),
+        (pkcs11.NoSuchKey("No key matching {...}"), "no such object"),
     ],
 )
 def test_an_error_is_named_as_the_standard_names_it(error: pkcs11.PKCS11Error, name: str) -> None:

@@ -1,0 +1,170 @@
+"""The reader a YubiKey is in, watched beside libykcs11. Host side.
+
+libykcs11 answers from memory: a key that was pulled is there for it until the slots are listed, and
+listing them ends a session whose card another program has reset. PC/SC tells of removals without
+touching the card. Policies and tries are read from the PIV applet that libykcs11 left selected,
+by GET METADATA (Yubico, firmware 5.3 and newer): nothing is selected and the card is left as it
+is, so that a session goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+try:
+    from smartcard import scard
+except ImportError:  # without the extra `yubikey`
+    scard = None
+
+_GET_SERIAL = bytes.fromhex("00f8000000")
+_VERIFY_STATUS = bytes.fromhex("0020008000")
+_PIN_REFERENCE = 0x80
+_POLICY, _TRIES = 0x02, 0x06
+_DONE, _BLOCKED, _NO_KEY = 0x9000, 0x6983, 0x6A88
+_EVENTS_SHIFT = 16
+"""pcscd counts insertions and removals in the upper half of a reader's state."""
+
+_PIN_POLICIES = {1: "never", 2: "once", 3: "always"}
+_TOUCH_POLICIES = {1: "never", 2: "always", 3: "cached"}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a key wants. ``pin``: never, once, always or unknown. ``touch``: never, always, cached
+    or unknown. ``is_there``: False when the card says that the slot is empty."""
+
+    pin: str = "unknown"
+    touch: str = "unknown"
+    is_there: bool = True
+
+
+class Reader:
+    """One reader with one YubiKey in it, from the moment it is made."""
+
+    def __init__(self, context: Any, name: str, serial: str, events: int) -> None:
+        self._context = context
+        self._name = name
+        self._serial = serial
+        self._events = events
+
+    @classmethod
+    def watch(cls, description: str, serial: str) -> Reader | None:
+        """The reader behind a slot of libykcs11 (CK_SLOT_INFO.slotDescription, cut at 64 bytes);
+        None where PC/SC cannot be asked beside the module, or the reader is empty."""
+        if scard is None:
+            return None
+        code, context = scard.SCardEstablishContext(scard.SCARD_SCOPE_SYSTEM)
+        if code != scard.SCARD_S_SUCCESS:
+            return None
+        code, names = scard.SCardListReaders(context, [])
+        found = [n for n in names if n.startswith(description)] if not code else []
+        if len(found) == 1:
+            reader = cls(context, found[0], serial, 0)
+            events = reader._read_events()
+            if events is not None:
+                reader._events = events
+                return reader
+        scard.SCardReleaseContext(context)
+        return None
+
+    def close(self) -> None:
+        """Look no more."""
+        scard.SCardReleaseContext(self._context)
+
+    def has_same_card(self) -> bool:
+        """False when the card was pulled since, even if it is back, or pcscd ended."""
+        return self._read_events() == self._events
+
+    def card_answers(self) -> bool:
+        """True while the card answers anything. pcscd may take a moment to see a removal."""
+        return self._transmit((_VERIFY_STATUS,)) is not None
+
+    def pin_tries(self) -> tuple[int, int] | None:
+        """PIN tries that are left, and of how many; None where the card does not tell."""
+        for code, data in self._ask(_metadata_of(_PIN_REFERENCE)):
+            tries = _find_tag(data, _TRIES)
+            if code == _DONE and len(tries) == 2:
+                return tries[1], tries[0]
+        return None
+
+    def pin_is_proven(self) -> bool | None:
+        """True while the card takes the PIN as given; None where it does not tell."""
+        for code, _ in self._ask(_VERIFY_STATUS):
+            if code == _DONE:
+                return True
+            if code == _BLOCKED or code >> 4 == 0x63C:
+                return False
+        return None
+
+    def policies(self, slots: Sequence[int]) -> list[Policy]:
+        """What the keys in these PIV slots (0x9a) want."""
+        answers = self._ask(*(_metadata_of(slot) for slot in slots))
+        return [_policy(*answer) for answer in answers] or [Policy()] * len(slots)
+
+    def _read_events(self) -> int | None:
+        """How often the card changed; None while there is none."""
+        code, states = scard.SCardGetStatusChange(
+            self._context, 0, [(self._name, scard.SCARD_STATE_UNAWARE)]
+        )
+        if code != scard.SCARD_S_SUCCESS:
+            return None
+        state = int(states[0][1])
+        return state >> _EVENTS_SHIFT if state & scard.SCARD_STATE_PRESENT else None
+
+    def _ask(self, *commands: bytes) -> list[tuple[int, bytes]]:
+        """Status and data of each command; empty when this is not our card, or another applet
+        is selected."""
+        answers = self._transmit((_GET_SERIAL, *commands)) or [(0, b"")]
+        status, serial = answers[0]
+        is_ours = status == _DONE and str(int.from_bytes(serial, "big")) == self._serial
+        return answers[1:] if is_ours else []
+
+    def _transmit(self, commands: Sequence[bytes]) -> list[tuple[int, bytes]] | None:
+        """None when the card does not answer."""
+        protocols = scard.SCARD_PROTOCOL_T0 | scard.SCARD_PROTOCOL_T1
+        code, card, protocol = scard.SCardConnect(
+            self._context, self._name, scard.SCARD_SHARE_SHARED, protocols
+        )
+        if code != scard.SCARD_S_SUCCESS:
+            return None
+        try:
+            answers = []
+            for command in commands:
+                code, raw = scard.SCardTransmit(card, protocol, list(command))
+                if code != scard.SCARD_S_SUCCESS or len(raw) < 2:
+                    return None
+                answer = bytes(raw)
+                answers.append((int.from_bytes(answer[-2:], "big"), answer[:-2]))
+            return answers
+        finally:
+            # A reset, or the power cut, would end what libykcs11 has proven.
+            scard.SCardDisconnect(card, scard.SCARD_LEAVE_CARD)
+
+
+def _metadata_of(reference: int) -> bytes:
+    return bytes((0x00, 0xF7, 0x00, reference, 0x00))
+
+
+def _policy(status: int, data: bytes) -> Policy:
+    policy = _find_tag(data, _POLICY)
+    if status == _NO_KEY:
+        return Policy(is_there=False)
+    if status != _DONE or len(policy) != 2:
+        return Policy()
+    return Policy(
+        _PIN_POLICIES.get(policy[0], "unknown"), _TOUCH_POLICIES.get(policy[1], "unknown")
+    )
+
+
+def _find_tag(data: bytes, tag: int) -> bytes:
+    """The value of a tag; empty where there is none. What we look for stands before the public
+    key, whose length takes more than one byte."""
+    at = 0
+    while at + 1 < len(data) and data[at + 1] < 0x80:
+        value = data[at + 2 : at + 2 + data[at + 1]]
+        if data[at] == tag:
+            return value
+        at += 2 + len(value)
+    return b""
