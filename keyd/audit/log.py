@@ -41,7 +41,10 @@ from keyd.model import (
     TreeHead,
 )
 
-_ACCEPT_HINT = "find out what was lost (docs/audit.md), then: keyd-server checkpoint accept"
+_ACCEPT_HINT = (
+    "find out what was lost (docs/recovery.md), then: keydctl role accept; "
+    "or, while the daemon is stopped: keyd-server checkpoint accept"
+)
 
 
 def boot_time_s() -> float:
