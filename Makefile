@@ -19,7 +19,7 @@ demo: setup ## sign a TUF repository with keys on a token, and follow it with a 
 	@$(bin)/python docs/demo/demo.py
 
 test: setup ## run every test; a skip that this machine could run is a failure
-	@KEYD_TESTS_REQUIRE=softhsm,yubikey $(bin)/python -m pytest -q -m 'not soak and not hardware' $(ARGS)
+	@KEYD_TESTS_REQUIRE=softhsm,yubikey,notary,postgres $(bin)/python -m pytest -q -m 'not soak and not hardware' $(ARGS)
 
 lint: setup ## ruff, mypy --strict over package and tests, the import contracts
 	@$(bin)/ruff check .
@@ -27,11 +27,12 @@ lint: setup ## ruff, mypy --strict over package and tests, the import contracts
 	@$(bin)/mypy
 	@$(bin)/lint-imports
 
-protos: setup ## write keyd/v1 and keyd/device/v1 from protos/
+protos: setup ## write keyd/v1, keyd/device/v1 and keyd/notary/v0 from protos/
 	@sh protos/generate.sh
 
-bench: setup ## throughput and latency next to a raw PKCS#11 loop of the same run
+bench: setup ## throughput and latency next to a raw PKCS#11 loop, and to notary-signer
 	@$(bin)/python -m benchmarks.bench
+	@$(bin)/python -m benchmarks.notary
 
 soak: setup ## the long load and kill runs (KEYD_SOAK_SECONDS each, default 60)
 	@KEYD_TESTS_REQUIRE=softhsm $(bin)/python -m pytest -q -m soak tests/e2e $(ARGS)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,8 +17,9 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from keyd import publickeys
+from keyd.cli import keydctl
 from keyd.client import KeyFilter
-from keyd.model import Scheme
+from keyd.model import Scheme, VersionState
 from keyd.notary.v0 import signer_pb2 as pb
 from keyd.notary.v0.signer_pb2_grpc import KeyManagementStub, SignerStub
 from tests import notary_programs as notary
@@ -410,6 +413,26 @@ def test_a_token_that_is_gone_shows_in_the_health_and_in_the_text(tmp_path: Path
             assert calls.health() == dict.fromkeys(HEALTH, health_pb2.HealthCheckResponse.SERVING)
 
 
+def test_a_token_that_hangs_does_not_hold_up_a_server_that_waits_for_ever(tmp_path: Path) -> None:
+    with running(Sandbox(tmp_path, settings="deadline_s = 1.0")) as sandbox, Wire(sandbox) as calls:
+        keyid = calls.create(GUN).keyInfo.keyID.ID
+        calls.sign(keyid, document("timestamp", 1))
+        (host,) = sandbox.keyd.hosts()
+        os.kill(host, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            code, text = refusal(partial(calls.sign, keyid, document("timestamp", 2)))
+            took_s = time.monotonic() - began
+            assert calls.info(keyid).role == "timestamp"
+        finally:
+            os.kill(host, signal.SIGCONT)
+
+        assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "not done after 1 s" in text
+        assert took_s < 5
+        calls.sign(keyid, document("timestamp", 3))
+
+
 # ------------------------------------------------------------------------------- the wire
 
 
@@ -562,3 +585,50 @@ def test_a_policy_without_a_grant_for_notary_server_makes_no_key(tmp_path: Path)
         assert "denied" in sandbox.server.tail(6000)
         with sandbox.admin() as keyd:
             assert list(keyd.list_keys(KeyFilter(name="notary/*"))) == []
+
+
+# ------------------------------------------------------------------------------- unused keys
+
+
+def gc(sandbox: Sandbox, capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, str]:
+    """keydctl notary gc: key -> why."""
+    endpoint = f"unix:{sandbox.folder}/run/keyd.sock"
+    capsys.readouterr()
+    code = keydctl.run(["--json", "--endpoint", endpoint, "notary", "gc", *arguments])
+    assert code == 0
+    return {key["key"]: key["why"] for key in json.loads(capsys.readouterr().out)}
+
+
+def test_keys_that_a_server_left_behind_are_listed_and_go_only_on_request(
+    shared: Sandbox, wire: Wire, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = wire.create("acme/left").keyInfo.keyID.ID
+    wire.sign(old, document("timestamp", 1))
+    new = wire.create("acme/left").keyInfo.keyID.ID
+    wire.sign(new, document("timestamp", 1, length=101))
+    never = wire.create("acme/left", "snapshot").keyInfo.keyID.ID
+    name = "notary/acme/left"
+    expected = {
+        f"{name}/snapshot": "never signed",
+        f"{name}/timestamp": f"replaced by {name}/timestamp.2",
+    }
+
+    assert gc(shared, capsys, "acme/left") == {}
+    assert gc(shared, capsys, "acme/left", "--older-than", "0s") == expected
+    assert gc(shared, capsys, "acme/left", "--older-than", "0s", "--confirm", "--yes") == {}
+    scheduled = gc(
+        shared, capsys, "acme/left", "--older-than", "0s", "--schedule", "--yes", "--reason", "tidy"
+    )
+    assert scheduled == expected
+
+    for keyid, content in ((old, "timestamp"), (never, "snapshot")):
+        text = refusal(partial(wire.sign, keyid, document(content, 2)))[1]
+        assert "keydctl key cancel-destroy" in text
+    wire.sign(new, document("timestamp", 2))
+    assert gc(shared, capsys, "acme/left", "--older-than", "0s", "--confirm", "--yes") == {}
+    with shared.admin() as keyd:
+        state = keyd.get_key(f"{name}/snapshot").versions[0].state
+        assert state is VersionState.DESTROY_SCHEDULED
+        keyd.cancel_destroy(f"{name}/snapshot", 1)
+    again = wire.create("acme/left", "snapshot").keyInfo.keyID.ID
+    assert again != never
