@@ -49,7 +49,7 @@ class Review:
 
     @property
     def is_digest_only(self) -> bool:
-        """True when nobody can show what the digest is of."""
+        """True when the content is not there to be read: it is for a finished digest, or over."""
         return not self.approval.content
 
 
@@ -68,6 +68,9 @@ def review(approval: Approval, against: Document | None = None, against_name: st
             lies.append(
                 f"its content has the SHA-256 {digest.hex()}, not {approval.digest.hex()[:128]}"
             )
+    elif not approval.state.is_open:
+        # The daemon drops long content with the end; nobody can consent to it any more.
+        cautions.append("it is over, and what it was about is not here to be read")
     elif approval.action not in SIGNING or approval.metadata_version:
         lies.append("it was sent without the content it is about")
     else:
@@ -136,7 +139,7 @@ def _compared(
 ) -> tuple[Document | None, str, tuple[Change, ...] | None]:
     """The document to compare with, where it comes from, and the changes since."""
     if not isinstance(says, Document):
-        if approval.previous:
+        if approval.previous and approval.content:
             lies.append("it came with an earlier version, and its content is no metadata")
         return None, "", None
     previous = _previous(approval, says, lies, cautions)

@@ -160,7 +160,7 @@ def _claimed(a: Approval) -> str:
 def _content(r: Review) -> str:
     digest = f"sha256: {r.digest.hex()}"
     if r.is_digest_only:
-        return f"digest: {r.digest.hex()}, of bytes that nobody can show"
+        return f"digest: {r.digest.hex()}, of bytes that are not here"
     size = f"{len(r.approval.content)} bytes"
     if r.parameters is not None:
         lines = [f"{plain(name)}: {describe.shown(value)}" for name, value in r.parameters.items()]

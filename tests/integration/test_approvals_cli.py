@@ -349,6 +349,22 @@ def test_a_daemon_that_shows_another_operation_after_the_consent_is_told_on(
 # ---------------------------------------------------------------------------- what can be shown
 
 
+@pytest.mark.parametrize("previous", [b"", ROOT_1.signed_bytes])
+def test_an_approval_that_is_over_is_no_lie_when_its_long_content_is_kept_no_longer(
+    daemon: ScriptedDaemon, ctl: Ctl, previous: bytes
+) -> None:
+    asked = a_root_change(daemon)
+    daemon.end(asked, approvals_pb2.APPROVAL_STATE_REJECTED)
+    daemon.approvals[asked].content = b""
+    daemon.approvals[asked].previous = previous
+
+    shown = ctl("approvals", "show", asked)
+
+    assert shown.code == 0, shown.err
+    assert "REJECTED" in shown.out
+    assert "it is over" in shown.out
+
+
 def test_other_operations_show_their_parameters(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     parameters = {"action": "destroy", "key": "acme/root", "version": 1, "fingerprint": "ab12"}
     content = canonical.encode(parameters)
@@ -399,7 +415,7 @@ def test_a_finished_digest_and_opaque_bytes_are_called_what_they_are(
         ctl("approvals", "show", opaque, "--content", file),
     )
 
-    assert f"digest: {'07' * 48}, of bytes that nobody can show" in digest.out
+    assert f"digest: {'07' * 48}, of bytes that are not here" in digest.out
     assert "mind: it is for a finished digest" in digest.out
     assert "content: opaque" in content.out
     assert "\x1b" not in content.out
