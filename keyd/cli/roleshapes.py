@@ -29,6 +29,7 @@ def role_json(role: Role) -> dict[str, object]:
         "complete_version": role.complete_version,
         "complete_sha256": role.complete_digest.hex(),
         "complete_expires": output.iso(role.complete_expires),
+        "complete_published": role.complete_published,
         "keys": list(role.keys),
     }
 
@@ -77,12 +78,17 @@ def role_text(role: Role, now: datetime) -> str:
             ),
             ("missing signatures", role.missing or ""),
             ("reissued", role.reissued or ""),
-            ("complete version", role.complete_version or "none"),
+            ("complete version", _complete(role)),
             ("complete sha256", role.complete_digest.hex()),
             ("complete expires", output.when(role.complete_expires)),
             *(("key", key) for key in role.keys),
         ]
     )
+
+
+def _complete(role: Role) -> str:
+    seen = ", which was published" if role.complete_published else ""
+    return f"{role.complete_version}{seen}" if role.complete_version else "none"
 
 
 def left(expires: datetime, now: datetime) -> str:

@@ -28,6 +28,7 @@ def role(message: roles_pb2.Role) -> types.Role:
         complete_expires=wire.time(message.complete_expires)
         if message.HasField("complete_expires")
         else None,
+        complete_published=message.complete_published,
         content=message.content,
         complete_content=message.complete_content,
         keys=tuple(message.keys),

@@ -154,9 +154,9 @@ class Role:
 
     ``version``, ``state``, ``digest`` (SHA-256 of the signed bytes), ``expires``, ``signed_at``,
     ``signers``, ``missing`` (signatures, at least) and ``reissued`` are of the version signed last;
-    ``complete_...`` of the last complete one (0, empty and None before there was one). ``content``
-    and ``complete_content``: the signed bytes, only from ``get_role``. ``keys``: those bound here
-    that the caller may see.
+    ``complete_...`` of the last complete one (0, empty and None before there was one), which
+    clients may hold where it is ``complete_published``. ``content`` and ``complete_content``: the
+    signed bytes, only from ``get_role``. ``keys``: those bound here that the caller may see.
     """
 
     repository: str
@@ -173,6 +173,7 @@ class Role:
     complete_version: int = 0
     complete_digest: bytes = b""
     complete_expires: datetime | None = None
+    complete_published: bool = False
     content: bytes = b""
     complete_content: bytes = b""
     keys: tuple[str, ...] = ()

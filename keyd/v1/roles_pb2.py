@@ -25,43 +25,43 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13keyd/v1/roles.proto\x12\x07keyd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc4\x03\n\x04Role\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12!\n\x05state\x18\x04 \x01(\x0e\x32\x12.keyd.v1.RoleState\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12\x0f\n\x07\x64ialect\x18\x06 \x01(\t\x12+\n\x07\x65xpires\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tsigned_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x07signers\x18\t \x03(\x0b\x32\x13.keyd.v1.RoleSigner\x12\x0f\n\x07missing\x18\n \x01(\x05\x12\x10\n\x08reissued\x18\x0b \x01(\x05\x12\x18\n\x10\x63omplete_version\x18\x0c \x01(\x03\x12\x17\n\x0f\x63omplete_digest\x18\r \x01(\x0c\x12\x34\n\x10\x63omplete_expires\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63ontent\x18\x0f \x01(\x0c\x12\x18\n\x10\x63omplete_content\x18\x10 \x01(\x0c\x12\x0c\n\x04keys\x18\x11 \x03(\t\"3\n\nRoleSigner\x12\x10\n\x08identity\x18\x01 \x01(\t\x12\x13\n\x0bkey_version\x18\x02 \x01(\t\"h\n\x10ListRolesRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x19\n\x11\x65xpiring_within_s\x18\x02 \x01(\x03\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"J\n\x11ListRolesResponse\x12\x1c\n\x05roles\x18\x01 \x03(\x0b\x32\r.keyd.v1.Role\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x0eGetRoleRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\"\x94\x01\n\x11ImportRoleRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x14\n\x0ctrusted_root\x18\x02 \x01(\x0c\x12 \n\x05\x66iles\x18\x03 \x03(\x0b\x32\x11.keyd.v1.RoleFile\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\x12\x12\n\nrequest_id\x18\x06 \x01(\t\")\n\x08RoleFile\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\"A\n\x12ImportRoleResponse\x12\x1c\n\x05roles\x18\x01 \x03(\x0b\x32\r.keyd.v1.Role\x12\r\n\x05notes\x18\x02 \x03(\t\"\x81\x01\n\x12\x41\x64vanceRoleRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12 \n\x05\x66iles\x18\x02 \x03(\x0b\x32\x11.keyd.v1.RoleFile\x12\x11\n\tpublished\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"B\n\x13\x41\x64vanceRoleResponse\x12\x1c\n\x05roles\x18\x01 \x03(\x0b\x32\r.keyd.v1.Role\x12\r\n\x05notes\x18\x02 \x03(\t\"i\n\x11\x43hangeRoleRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\'\n\x11ResetRoleResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"7\n\x11\x41\x63\x63\x65ptLossRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"E\n\x12\x41\x63\x63\x65ptLossResponse\x12\x0c\n\x04loss\x18\x01 \x01(\t\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12\x11\n\tlog_index\x18\x03 \x01(\x03*q\n\tRoleState\x12\x1a\n\x16ROLE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11ROLE_STATE_SIGNED\x10\x01\x12\x17\n\x13ROLE_STATE_COMPLETE\x10\x02\x12\x18\n\x14ROLE_STATE_PUBLISHED\x10\x03\x32\xdd\x03\n\x0bRoleService\x12\x42\n\tListRoles\x12\x19.keyd.v1.ListRolesRequest\x1a\x1a.keyd.v1.ListRolesResponse\x12\x31\n\x07GetRole\x12\x17.keyd.v1.GetRoleRequest\x1a\r.keyd.v1.Role\x12\x45\n\nImportRole\x12\x1a.keyd.v1.ImportRoleRequest\x1a\x1b.keyd.v1.ImportRoleResponse\x12H\n\x0b\x41\x64vanceRole\x12\x1b.keyd.v1.AdvanceRoleRequest\x1a\x1c.keyd.v1.AdvanceRoleResponse\x12:\n\rSupersedeRole\x12\x1a.keyd.v1.ChangeRoleRequest\x1a\r.keyd.v1.Role\x12\x43\n\tResetRole\x12\x1a.keyd.v1.ChangeRoleRequest\x1a\x1a.keyd.v1.ResetRoleResponse\x12\x45\n\nAcceptLoss\x12\x1a.keyd.v1.AcceptLossRequest\x1a\x1b.keyd.v1.AcceptLossResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13keyd/v1/roles.proto\x12\x07keyd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe0\x03\n\x04Role\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12!\n\x05state\x18\x04 \x01(\x0e\x32\x12.keyd.v1.RoleState\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12\x0f\n\x07\x64ialect\x18\x06 \x01(\t\x12+\n\x07\x65xpires\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tsigned_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x07signers\x18\t \x03(\x0b\x32\x13.keyd.v1.RoleSigner\x12\x0f\n\x07missing\x18\n \x01(\x05\x12\x10\n\x08reissued\x18\x0b \x01(\x05\x12\x18\n\x10\x63omplete_version\x18\x0c \x01(\x03\x12\x17\n\x0f\x63omplete_digest\x18\r \x01(\x0c\x12\x34\n\x10\x63omplete_expires\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63ontent\x18\x0f \x01(\x0c\x12\x18\n\x10\x63omplete_content\x18\x10 \x01(\x0c\x12\x0c\n\x04keys\x18\x11 \x03(\t\x12\x1a\n\x12\x63omplete_published\x18\x12 \x01(\x08\"3\n\nRoleSigner\x12\x10\n\x08identity\x18\x01 \x01(\t\x12\x13\n\x0bkey_version\x18\x02 \x01(\t\"h\n\x10ListRolesRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x19\n\x11\x65xpiring_within_s\x18\x02 \x01(\x03\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"J\n\x11ListRolesResponse\x12\x1c\n\x05roles\x18\x01 \x03(\x0b\x32\r.keyd.v1.Role\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x0eGetRoleRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\"\x94\x01\n\x11ImportRoleRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x14\n\x0ctrusted_root\x18\x02 \x01(\x0c\x12 \n\x05\x66iles\x18\x03 \x03(\x0b\x32\x11.keyd.v1.RoleFile\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\x12\x12\n\nrequest_id\x18\x06 \x01(\t\")\n\x08RoleFile\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\"A\n\x12ImportRoleResponse\x12\x1c\n\x05roles\x18\x01 \x03(\x0b\x32\r.keyd.v1.Role\x12\r\n\x05notes\x18\x02 \x03(\t\"\x81\x01\n\x12\x41\x64vanceRoleRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12 \n\x05\x66iles\x18\x02 \x03(\x0b\x32\x11.keyd.v1.RoleFile\x12\x11\n\tpublished\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"B\n\x13\x41\x64vanceRoleResponse\x12\x1c\n\x05roles\x18\x01 \x03(\x0b\x32\r.keyd.v1.Role\x12\r\n\x05notes\x18\x02 \x03(\t\"i\n\x11\x43hangeRoleRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\'\n\x11ResetRoleResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"7\n\x11\x41\x63\x63\x65ptLossRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"E\n\x12\x41\x63\x63\x65ptLossResponse\x12\x0c\n\x04loss\x18\x01 \x01(\t\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12\x11\n\tlog_index\x18\x03 \x01(\x03*q\n\tRoleState\x12\x1a\n\x16ROLE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11ROLE_STATE_SIGNED\x10\x01\x12\x17\n\x13ROLE_STATE_COMPLETE\x10\x02\x12\x18\n\x14ROLE_STATE_PUBLISHED\x10\x03\x32\xdd\x03\n\x0bRoleService\x12\x42\n\tListRoles\x12\x19.keyd.v1.ListRolesRequest\x1a\x1a.keyd.v1.ListRolesResponse\x12\x31\n\x07GetRole\x12\x17.keyd.v1.GetRoleRequest\x1a\r.keyd.v1.Role\x12\x45\n\nImportRole\x12\x1a.keyd.v1.ImportRoleRequest\x1a\x1b.keyd.v1.ImportRoleResponse\x12H\n\x0b\x41\x64vanceRole\x12\x1b.keyd.v1.AdvanceRoleRequest\x1a\x1c.keyd.v1.AdvanceRoleResponse\x12:\n\rSupersedeRole\x12\x1a.keyd.v1.ChangeRoleRequest\x1a\r.keyd.v1.Role\x12\x43\n\tResetRole\x12\x1a.keyd.v1.ChangeRoleRequest\x1a\x1a.keyd.v1.ResetRoleResponse\x12\x45\n\nAcceptLoss\x12\x1a.keyd.v1.AcceptLossRequest\x1a\x1b.keyd.v1.AcceptLossResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'keyd.v1.roles_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLESTATE']._serialized_start=1544
-  _globals['_ROLESTATE']._serialized_end=1657
+  _globals['_ROLESTATE']._serialized_start=1572
+  _globals['_ROLESTATE']._serialized_end=1685
   _globals['_ROLE']._serialized_start=66
-  _globals['_ROLE']._serialized_end=518
-  _globals['_ROLESIGNER']._serialized_start=520
-  _globals['_ROLESIGNER']._serialized_end=571
-  _globals['_LISTROLESREQUEST']._serialized_start=573
-  _globals['_LISTROLESREQUEST']._serialized_end=677
-  _globals['_LISTROLESRESPONSE']._serialized_start=679
-  _globals['_LISTROLESRESPONSE']._serialized_end=753
-  _globals['_GETROLEREQUEST']._serialized_start=755
-  _globals['_GETROLEREQUEST']._serialized_end=805
-  _globals['_IMPORTROLEREQUEST']._serialized_start=808
-  _globals['_IMPORTROLEREQUEST']._serialized_end=956
-  _globals['_ROLEFILE']._serialized_start=958
-  _globals['_ROLEFILE']._serialized_end=999
-  _globals['_IMPORTROLERESPONSE']._serialized_start=1001
-  _globals['_IMPORTROLERESPONSE']._serialized_end=1066
-  _globals['_ADVANCEROLEREQUEST']._serialized_start=1069
-  _globals['_ADVANCEROLEREQUEST']._serialized_end=1198
-  _globals['_ADVANCEROLERESPONSE']._serialized_start=1200
-  _globals['_ADVANCEROLERESPONSE']._serialized_end=1266
-  _globals['_CHANGEROLEREQUEST']._serialized_start=1268
-  _globals['_CHANGEROLEREQUEST']._serialized_end=1373
-  _globals['_RESETROLERESPONSE']._serialized_start=1375
-  _globals['_RESETROLERESPONSE']._serialized_end=1414
-  _globals['_ACCEPTLOSSREQUEST']._serialized_start=1416
-  _globals['_ACCEPTLOSSREQUEST']._serialized_end=1471
-  _globals['_ACCEPTLOSSRESPONSE']._serialized_start=1473
-  _globals['_ACCEPTLOSSRESPONSE']._serialized_end=1542
-  _globals['_ROLESERVICE']._serialized_start=1660
-  _globals['_ROLESERVICE']._serialized_end=2137
+  _globals['_ROLE']._serialized_end=546
+  _globals['_ROLESIGNER']._serialized_start=548
+  _globals['_ROLESIGNER']._serialized_end=599
+  _globals['_LISTROLESREQUEST']._serialized_start=601
+  _globals['_LISTROLESREQUEST']._serialized_end=705
+  _globals['_LISTROLESRESPONSE']._serialized_start=707
+  _globals['_LISTROLESRESPONSE']._serialized_end=781
+  _globals['_GETROLEREQUEST']._serialized_start=783
+  _globals['_GETROLEREQUEST']._serialized_end=833
+  _globals['_IMPORTROLEREQUEST']._serialized_start=836
+  _globals['_IMPORTROLEREQUEST']._serialized_end=984
+  _globals['_ROLEFILE']._serialized_start=986
+  _globals['_ROLEFILE']._serialized_end=1027
+  _globals['_IMPORTROLERESPONSE']._serialized_start=1029
+  _globals['_IMPORTROLERESPONSE']._serialized_end=1094
+  _globals['_ADVANCEROLEREQUEST']._serialized_start=1097
+  _globals['_ADVANCEROLEREQUEST']._serialized_end=1226
+  _globals['_ADVANCEROLERESPONSE']._serialized_start=1228
+  _globals['_ADVANCEROLERESPONSE']._serialized_end=1294
+  _globals['_CHANGEROLEREQUEST']._serialized_start=1296
+  _globals['_CHANGEROLEREQUEST']._serialized_end=1401
+  _globals['_RESETROLERESPONSE']._serialized_start=1403
+  _globals['_RESETROLERESPONSE']._serialized_end=1442
+  _globals['_ACCEPTLOSSREQUEST']._serialized_start=1444
+  _globals['_ACCEPTLOSSREQUEST']._serialized_end=1499
+  _globals['_ACCEPTLOSSRESPONSE']._serialized_start=1501
+  _globals['_ACCEPTLOSSRESPONSE']._serialized_end=1570
+  _globals['_ROLESERVICE']._serialized_start=1688
+  _globals['_ROLESERVICE']._serialized_end=2165
 # @@protoc_insertion_point(module_scope)

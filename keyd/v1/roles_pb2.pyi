@@ -68,6 +68,7 @@ class Role(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     COMPLETE_CONTENT_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
+    COMPLETE_PUBLISHED_FIELD_NUMBER: _builtins.int
     repository: _builtins.str
     role: _builtins.str
     """root, targets, snapshot, timestamp or the name of a delegated role."""
@@ -88,6 +89,8 @@ class Role(_message.Message):
     content: _builtins.bytes
     """The bytes signed last and completed last; GetRole only."""
     complete_content: _builtins.bytes
+    complete_published: _builtins.bool
+    """The last complete version was shown as published: clients may hold it."""
     @_builtins.property
     def expires(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -124,10 +127,11 @@ class Role(_message.Message):
         content: _builtins.bytes = ...,
         complete_content: _builtins.bytes = ...,
         keys: _abc.Iterable[_builtins.str] | None = ...,
+        complete_published: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["complete_expires", b"complete_expires", "expires", b"expires", "signed_at", b"signed_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_content", b"complete_content", "complete_digest", b"complete_digest", "complete_expires", b"complete_expires", "complete_version", b"complete_version", "content", b"content", "dialect", b"dialect", "digest", b"digest", "expires", b"expires", "keys", b"keys", "missing", b"missing", "reissued", b"reissued", "repository", b"repository", "role", b"role", "signed_at", b"signed_at", "signers", b"signers", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_content", b"complete_content", "complete_digest", b"complete_digest", "complete_expires", b"complete_expires", "complete_published", b"complete_published", "complete_version", b"complete_version", "content", b"content", "dialect", b"dialect", "digest", b"digest", "expires", b"expires", "keys", b"keys", "missing", b"missing", "reissued", b"reissued", "repository", b"repository", "role", b"role", "signed_at", b"signed_at", "signers", b"signers", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -69,6 +69,7 @@ class Services(ScriptedDaemon):
         made = a_role()
         made.complete_version = 1
         made.complete_expires.FromDatetime(NOW)
+        made.complete_published = True
         return made
 
     def import_role(self, r: Any) -> Any:
@@ -134,6 +135,7 @@ def test_roles_are_read_whole(daemon: Services, client: Client) -> None:
         reissued=3,
         complete_version=1,
         complete_expires=NOW,
+        complete_published=True,
         content=b"{}",
         keys=("acme/root",),
     )

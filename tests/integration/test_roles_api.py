@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,33 @@ async def test_more_roles_than_one_answer_holds_come_page_by_page(tmp_path: Path
 
     assert [len(page) for page in seen] == [10, 10, 5]
     assert [r for page in seen for r in page] == [f"role-{n:02}" for n in range(25)]
+
+
+async def test_a_draft_shows_that_the_version_below_it_was_published(tmp_path: Path) -> None:
+    wanted = pb.GetRoleRequest(repository=ACME, role="targets")
+    async with roles(tmp_path) as (domain, stubs):
+        await stubs.roles.ImportRole(an_import())
+        before = domain.audit.find_mark(ACME, "targets")
+        assert before is not None
+        draft = replace(
+            before,
+            newest=replace(before.newest, version=4, digest=bytes(32)),
+            state=MarkState.SIGNED,
+            published_before=True,
+        )
+        contents = MarkContents(b"draft", parse(TARGETS).payload)
+        entry = EntryDraft("sign", Outcome.ALLOWED, ADMIN)
+        shown = [await stubs.roles.GetRole(wanted)]
+        await domain.audit.record(entry, (PutMark(draft, contents, before),))
+        shown.append(await stubs.roles.GetRole(wanted))
+        left = await stubs.roles.SupersedeRole(a_change(digest=bytes(32)))
+
+    assert [(r.version, r.complete_version, r.complete_published) for r in (*shown, left)] == [
+        (3, 3, True),
+        (4, 3, True),
+        (3, 3, True),
+    ]
+    assert left.state == pb.ROLE_STATE_PUBLISHED
 
 
 async def test_notes_tell_what_is_odd_about_the_files(tmp_path: Path) -> None:
