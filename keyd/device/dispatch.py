@@ -1,10 +1,14 @@
-"""From jobs to frames to signatures: hands the queue of one token to its hosts."""
+"""From jobs to frames to signatures: hands the queue of one token to its hosts.
+
+A signature that may wait for a touch travels alone, and nothing beside it: whoever leaves until
+then is not touched for. While a cached touch counts, other signatures with its key go first.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from keyd.device.events import OnSigned
@@ -12,9 +16,16 @@ from keyd.device.failures import failure_error, fault_error, gone_error
 from keyd.device.queue import Call, Frame, SignQueue
 from keyd.device.settings import TokenConfig
 from keyd.device.supervisor import HostDiedError, HostProcess
+from keyd.device.touch import TouchDesk
 from keyd.device.v1 import device_pb2 as pb
-from keyd.errors import KeydError
-from keyd.model import SignJob
+from keyd.errors import (
+    DeadlineError,
+    KeydError,
+    PinRefusedError,
+    TokenLockedError,
+    TouchRefusedError,
+)
+from keyd.model import Purpose, SignJob, Waiting
 
 _IN_FLIGHT = 2
 """Frames per host: while it works on one, the next is there already."""
@@ -22,6 +33,9 @@ _IN_FLIGHT = 2
 _FRAME_JOBS = 256
 _FRAME_SECONDS = 0.05
 """A frame holds about this much of the token's time, so that slow tokens get short ones."""
+
+_SHOWN_CALLS = 20
+"""So many of the calls that wait are named to whoever looks."""
 
 
 class Place:
@@ -70,12 +84,20 @@ class Dispatcher:
         self._queue = SignQueue(config.name, config.queue_limit)
         self._dispatching = False
         self._job_s = 0.0002
-        self.policies: Mapping[bytes, str] = {}
+        self.touch = TouchDesk()
 
     @property
     def queued(self) -> int:
         """Jobs that wait and are not yet with a host."""
         return self._queue.size
+
+    @property
+    def waiting(self) -> tuple[Waiting, ...]:
+        """The first calls that wait."""
+        return tuple(
+            Waiting(call.jobs[call.waiting[0]].purpose, len(call.waiting))
+            for call in self._queue.waiting(_SHOWN_CALLS)
+        )
 
     async def sign(
         self, jobs: Sequence[SignJob], gone: Callable[[], bool]
@@ -110,24 +132,47 @@ class Dispatcher:
         self._dispatching = False
         loop = asyncio.get_running_loop()
         max_jobs = max(1, min(_FRAME_JOBS, int(_FRAME_SECONDS / self._job_s)))
-        while True:
+        while not self.touch.is_wanted:
             free = [p for p in self._places if p.usable_host and p.in_flight < _IN_FLIGHT]
             if not free:
                 return
             place = min(free, key=lambda p: p.in_flight)
-            frame = self._queue.take(max_jobs, loop.time())
+            is_idle = not any(p.in_flight for p in self._places)
+            now = loop.time()
+            if self.touch.counts_for is not None:
+                self._queue.bring_forward(partial(self.touch.is_fresh_for, now=now))
+            frame = self._queue.take(
+                max_jobs, now, partial(self.touch.fits, now=now, is_idle=is_idle)
+            )
             if frame is None:
                 return
             assert place.host is not None
             place.in_flight += 1
-            answer = place.host.send(pb.Request(sign_many=frame.message))
+            first, index = frame.items[0]
+            if self.touch.needs_touch(first.jobs[index], now):
+                self.touch.begin(first.jobs[index])
+            answer = place.host.send(
+                pb.Request(sign_many=frame.message), partial(self._heard, frame)
+            )
             answer.add_done_callback(partial(self._answered, place, frame))
+
+    def _heard(self, frame: Frame, progress: pb.Progress) -> None:
+        """The host waits for a touch, or no longer."""
+        if not progress.HasField("touch"):
+            self.touch.go_out()
+            return
+        call, index = frame.items[progress.touch.index]
+        self.touch.light_up(
+            call.jobs[index].purpose, progress.touch.window_s, certain=progress.touch.certain
+        )
 
     def _answered(self, place: Place, frame: Frame, answer: asyncio.Future[pb.Reply]) -> None:
         place.in_flight -= 1
+        self.touch.end(asyncio.get_running_loop().time())
         try:
             reply = answer.result()
         except HostDiedError as error:
+            self.touch.forget()
             died = gone_error(self._token, f"lost its host: {error}")
             self._try_again(frame, dict.fromkeys(range(len(frame.items)), died))
         else:
@@ -145,6 +190,7 @@ class Dispatcher:
             return
         failures = {failed.index: failed.failure for failed in signed.failures}
         lost: dict[int, KeydError] = {}
+        is_locked = False
         for at, ((call, index), signature) in enumerate(
             zip(frame.items, signed.signatures, strict=True)
         ):
@@ -154,14 +200,29 @@ class Dispatcher:
             elif failure.session_lost:
                 lost[at] = failure_error(self._token, failure)
             else:
-                call.settle(index, failure_error(self._token, failure))
+                error = failure_error(self._token, failure)
+                is_locked |= isinstance(error, PinRefusedError | TokenLockedError)
+                if isinstance(error, DeadlineError | TouchRefusedError):
+                    self._give_up_touch(call, index, error)
+                call.settle(index, error)
         made = len(frame.items) - len(failures)
         if made:
             self._job_s = 0.8 * self._job_s + 0.2 * signed.token_seconds / made
             self._on_signed(self._token, made, frame.waited_s, signed.token_seconds)
-        if lost:
+        if lost or is_locked:
             self._on_lost(place)
+        if lost:
             self._try_again(frame, lost)
+
+    def _give_up_touch(self, call: Call, index: int, error: KeydError) -> None:
+        """Nobody touched it: the call is told what for, and does not ask once more."""
+        self.touch.forget()
+        job = call.jobs[index]
+        if job.purpose != Purpose():
+            error.message += f"; it was for {job.purpose}"
+            error.args = (error.message,)
+        for other in self._queue.withdraw(call, lambda j: j.object_id == job.object_id):
+            call.settle(other, error)
 
     def _distrust(self, place: Place, frame: Frame, answers: int) -> None:
         """A host that miscounts is not asked again: its answers could be anybody's."""

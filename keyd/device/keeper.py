@@ -36,6 +36,9 @@ _ABSENT_POLL_S = 0.2
 _ASIDE_POLL_S = 0.02
 """How often a request that needs no login looks for a host."""
 
+_SILENT_S = 1.0
+"""A token that says nothing for so long is said to be silent."""
+
 _BACKOFF_S = (0.0, 0.0, 0.1, 0.2, 0.5, 1.0)
 """Waits before a host is started again, by how often in a row it died young."""
 
@@ -69,6 +72,7 @@ class TokenKeeper:
             on_lost=self._session_lost,
             on_signed=on_signed,
         )
+        self._is_silent = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._logins: set[asyncio.Task[pb.LoggedIn]] = set()
 
@@ -108,6 +112,9 @@ class TokenKeeper:
             detail = f"{hosts} of {len(self._places)} hosts are logged in"
             if self._door.is_prompt:
                 detail += f"; keydctl token unlock {self.config.name}"
+        if self._is_silent:
+            busy = "it has not answered for a second: another program may be using it"
+            detail = f"{detail}; {busy}" if detail else busy
         return TokenStatus(
             name=self.config.name,
             state=self._condition.state,
@@ -120,6 +127,8 @@ class TokenKeeper:
             detail=detail,
             hosts=hosts,
             queued=self._jobs.queued,
+            touch=self._jobs.touch.request(info.serial),
+            waiting=self._jobs.waiting,
         )
 
     async def sign(
@@ -273,9 +282,9 @@ class TokenKeeper:
         answered = False
         while not host.ended.is_set():
             place.wake.clear()
-            if not (place.logged_in and place.in_flight):
+            if not (place.logged_in and (place.in_flight or self._jobs.touch.is_wanted)):
                 try:
-                    reply = await host.ask(pb.Request(probe=pb.Probe()))
+                    reply = await self._probe(host)
                     answered = True
                     await self._after_probe(place, host, reply)
                 except HostDiedError:
@@ -284,6 +293,18 @@ class TokenKeeper:
                 async with asyncio.timeout(_POLL_S if place.seen.is_set() else _ABSENT_POLL_S):
                     await place.wake.wait()
         return answered
+
+    async def _probe(self, host: HostProcess) -> pb.Reply:
+        """Look, and say so when that takes long: whoever holds a card lets nobody else look."""
+        silence = asyncio.get_running_loop().call_later(_SILENT_S, self._fell_silent)
+        try:
+            return await host.ask(pb.Request(probe=pb.Probe()))
+        finally:
+            silence.cancel()
+            self._is_silent = False
+
+    def _fell_silent(self) -> None:
+        self._is_silent = True
 
     async def _after_probe(self, place: Place, host: HostProcess, reply: pb.Reply) -> None:
         if reply.WhichOneof("what") == "failure":
@@ -295,8 +316,7 @@ class TokenKeeper:
         probed = reply.probed
         if not probed.HasField("token"):
             place.seen.clear()
-            absent = self._gone(f"is not there: no token has {self.config.wanted}")
-            self._settle_place(place, TokenState.ABSENT, absent)
+            self._settle_place(place, TokenState.ABSENT, self._absent(probed))
             return
         self._condition.info = probed.token
         place.seen.set()
@@ -347,7 +367,8 @@ class TokenKeeper:
 
     def _entered(self, place: Place, entered: pb.LoggedIn, *, by_person: bool = False) -> None:
         """A login came to pass."""
-        self._jobs.policies = {p.object_id: p.touch for p in entered.policies}
+        self._jobs.touch.forget()
+        self._jobs.touch.policies = {p.object_id: p.touch for p in entered.policies}
         self._open(place, entered.token, by_person=by_person)
 
     def _open(self, place: Place, info: pb.TokenInfo, *, by_person: bool = False) -> None:
@@ -387,6 +408,14 @@ class TokenKeeper:
 
     def _faulted(self, place: Place, why: str) -> None:
         self._settle_place(place, TokenState.FAULTED, fault_error(self.config.name, why))
+
+    def _absent(self, probed: pb.Probed) -> KeydError:
+        if probed.trouble:
+            error = self._gone(f"cannot be looked for: {probed.trouble}")
+            error.hint = "start pcscd, or see what it says: journalctl -u pcscd"
+            return error
+        others = f"; there is {', '.join(probed.others)}" if probed.others else ""
+        return self._gone(f"is not there: no token has {self.config.wanted}{others}")
 
     def _gone(self, what: str) -> DeviceGoneError:
         return gone_error(self.config.name, what)

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from keyd.device.v1 import device_pb2 as pb
 from keyd.errors import DeadlineError, DeviceBusyError, KeydError
@@ -40,6 +41,10 @@ class Call:
         self.results[index] = result
         if len(self.results) == len(self.jobs) and not self.future.done():
             self.future.set_result([self.results[i] for i in range(len(self.jobs))])
+
+
+def _always(_: SignJob, __: int) -> bool:
+    return True
 
 
 Item = tuple[Call, int]
@@ -102,11 +107,38 @@ class SignQueue:
         while call.waiting:
             self._leave(call, call.waiting.popleft())
 
-    def take(self, max_jobs: int, now: float) -> Frame | None:
-        """The next frame, filled from the calls in turn; None when nothing waits."""
+    def bring_forward(self, wanted: Callable[[SignJob], bool]) -> None:
+        """Jobs like these go before all others, in their order."""
+        for call in self._calls:
+            # Sorted stably: each half keeps its order.
+            call.waiting = deque(sorted(call.waiting, key=lambda i: not wanted(call.jobs[i])))
+        self._calls = deque(
+            sorted(self._calls, key=lambda c: not (c.waiting and wanted(c.jobs[c.waiting[0]])))
+        )
+
+    def withdraw(self, call: Call, unwanted: Callable[[SignJob], bool]) -> list[int]:
+        """Take those jobs of the call out of the queue: their indexes."""
+        found = [index for index in call.waiting if unwanted(call.jobs[index])]
+        for index in found:
+            call.waiting.remove(index)
+            self._leave(call, index)
+        return found
+
+    def waiting(self, most: int) -> list[Call]:
+        """The first calls that wait, in the order of their next turns."""
+        return [call for call in islice(self._calls, most) if call.waiting]
+
+    def take(
+        self, max_jobs: int, now: float, fits: Callable[[SignJob, int], bool] = _always
+    ) -> Frame | None:
+        """The next frame, filled from the calls in turn; None when nothing waits, or fits.
+
+        ``fits``: whether a job may join a frame that has so many jobs already.
+        """
         groups: dict[tuple[bytes, bytes, str, str, str], list[Item]] = {}
         taken = size_bytes = 0
         oldest = now
+        passed: list[Call] = []
         while self._calls and taken < max_jobs and size_bytes < _FRAME_BYTES:
             call = self._calls.popleft()
             call.queued = False
@@ -116,12 +148,18 @@ class SignQueue:
                 self._dismiss(call)
             if not call.waiting:
                 continue
+            if not fits(call.jobs[call.waiting[0]], taken):
+                call.queued = True
+                passed.append(call)
+                continue
             oldest = min(oldest, call.queued_at)
             share = max(1, max_jobs // (len(self._calls) + 1))
             while call.waiting and share and taken < max_jobs:
                 job = call.jobs[call.waiting[0]]
                 if taken and size_bytes + len(job.payload) > _FRAME_BYTES:
                     size_bytes = _FRAME_BYTES
+                    break
+                if not fits(job, taken):
                     break
                 index = call.waiting.popleft()
                 self._leave(call, index)
@@ -132,6 +170,7 @@ class SignQueue:
                 size_bytes += len(job.payload)
             if call.waiting:
                 self._append(call)
+        self._calls.extendleft(reversed(passed))
         if not taken:
             return None
         message = pb.SignMany()

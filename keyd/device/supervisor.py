@@ -77,6 +77,10 @@ def lock_path(run_dir: Path, token: str, place: int) -> Path:
     return run_dir / f"token-{token.replace('/', '+')}-{place}.lock"
 
 
+OnProgress = Callable[[pb.Progress], None]
+"""Told what a host says before its answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     """A request that is with the host, and how long it may stay silent over it."""
@@ -84,6 +88,7 @@ class _Waiting:
     answer: asyncio.Future[pb.Reply]
     sent_at: float
     patience_s: float
+    on_progress: OnProgress | None
 
 
 class HostProcess:
@@ -146,7 +151,7 @@ class HostProcess:
         except BaseException:
             ours.close()
             raise
-        return cls(process, reader, writer, config.token_timeout_s)
+        return cls(process, reader, writer, config.patience_s)
 
     @property
     def is_open(self) -> bool:
@@ -162,7 +167,9 @@ class HostProcess:
         """Process id."""
         return self._process.pid
 
-    def send(self, request: pb.Request) -> asyncio.Future[pb.Reply]:
+    def send(
+        self, request: pb.Request, on_progress: OnProgress | None = None
+    ) -> asyncio.Future[pb.Reply]:
         """Send a request (its id is set here). The future gets the reply or HostDiedError."""
         answer: asyncio.Future[pb.Reply] = self._loop.create_future()
         if not self.is_open:
@@ -178,7 +185,7 @@ class HostProcess:
             # It signs its own certificate, for which a person may have to touch the card.
             patience_s = max(patience_s, _TOUCHED_S)
             patience_s *= _SLOW_FACTOR if made_in_slot.startswith("rsa-") else 1
-        self._waiting[request.id] = _Waiting(answer, self._loop.time(), patience_s)
+        self._waiting[request.id] = _Waiting(answer, self._loop.time(), patience_s, on_progress)
         # Not drained: what is in flight is bounded by the callers.
         self._writer.write(frames.pack(request))
         if self._alarm is None:
@@ -235,6 +242,9 @@ class HostProcess:
 
     def _take(self, reply: pb.Reply) -> None:
         if reply.WhichOneof("what") == "progress":
+            on_progress = self._waiting[reply.id].on_progress
+            if on_progress is not None:
+                on_progress(reply.progress)
             return
         if reply.id == 0:
             self._why = reply.failure.message

@@ -40,11 +40,53 @@ class TokenState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Purpose:
+    """What a signature is for, in words for the person at the token.
+
+    ``key``: the key's name. ``what``: such as "root 7", empty where it is not known.
+    ``asked_by``: a principal. ``request_id``: of the call that waits for it.
+    """
+
+    key: str = ""
+    what: str = ""
+    asked_by: str = ""
+    request_id: str = ""
+
+    def __str__(self) -> str:
+        asked = f"asked by {self.asked_by}" if self.asked_by else ""
+        return ", ".join(part for part in (self.key, self.what, asked) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class TouchRequest:
+    """A token blinks, and waits for a finger so much longer. ``window_s``: how long in all."""
+
+    serial: str
+    purpose: Purpose
+    left_s: float
+    window_s: float
+
+    def __str__(self) -> str:
+        purpose = f" ({self.purpose})" if str(self.purpose) else ""
+        return f"touch token {self.serial}{purpose}, {self.left_s:.0f} s left"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A call that waits for a token, and how many signatures of it do."""
+
+    purpose: Purpose
+    signatures: int
+
+
+@dataclass(frozen=True, slots=True)
 class TokenStatus:
     """One configured token as it stands. ``detail`` says in words why it is not READY.
 
     ``pin_state``: ok, count-low, final-try, locked, or empty where the token does not tell.
     ``hosts``: token host processes that are logged in. ``queued``: signatures waiting.
+    ``touch``: what it asks of a person now. ``waiting``: the first calls in the queue, in their
+    order.
     """
 
     name: str
@@ -58,6 +100,8 @@ class TokenStatus:
     detail: str = ""
     hosts: int = 0
     queued: int = 0
+    touch: TouchRequest | None = None
+    waiting: tuple[Waiting, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +109,8 @@ class SignJob:
     """One raw signature for a token host.
 
     ``payload``: the digest, or for Ed25519 the message. ``public_key`` (DER SPKI): compared with
-    the object's own before it is first used. ``serial``: the token it must lie on.
+    the object's own before it is first used. ``serial``: the token it must lie on. ``purpose``: for
+    the person who may have to touch the token.
     """
 
     object_id: bytes
@@ -74,6 +119,7 @@ class SignJob:
     scheme: Scheme
     payload: bytes
     serial: str = ""
+    purpose: Purpose = Purpose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +160,9 @@ class Device(Protocol):
 
         ``gone`` is asked when a job is about to be put into a frame: True drops the job with
         DeadlineError, since nobody waits for it any more. What is with a host completes.
-        A job in flight when its host dies is tried once more on a fresh host.
+        A job in flight when its host dies is tried once more on a fresh host. A touch is asked
+        for once: one that does not come is a DeadlineError for all jobs of this call with that
+        key, a refused one a TouchRefusedError.
         Raises DeviceBusyError when the queue has no room for the jobs (nothing was sent).
         """
 

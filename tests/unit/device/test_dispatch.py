@@ -22,7 +22,7 @@ class MiscountingHost:
     def __init__(self) -> None:
         self.killed = ""
 
-    def send(self, request: pb.Request) -> asyncio.Future[pb.Reply]:
+    def send(self, request: pb.Request, on_progress: object = None) -> asyncio.Future[pb.Reply]:
         """One short."""
         asked = sum(len(group.payloads) for group in request.sign_many.groups)
         answer: asyncio.Future[pb.Reply] = asyncio.get_running_loop().create_future()
