@@ -9,6 +9,7 @@ import pytest
 
 from tests.yubikey import by_yubikit
 from tests.yubikey.bench import Bench, EmulatedKey
+from tests.yubikey.desk import Desk
 from tests.yubikey.hardware import EmulatedTarget, PluggedInTarget, Target
 from tests.yubikey.model import Model
 from tests.yubikey.requirements import require
@@ -80,3 +81,18 @@ def program(target: Target) -> Iterator[Worker]:
     """A program that meets the target."""
     with Worker(target.environment) as started:
         yield started
+
+
+@pytest.fixture
+def desk(
+    bench: Bench,
+    key: EmulatedKey,
+    worker: Worker,
+    ykcs11: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Desk:
+    """The YubiKey of this bench, for the token hosts of this process."""
+    for name, value in bench.environment.items():
+        monkeypatch.setenv(name, value)
+    return Desk(key, worker, ykcs11, tmp_path)
