@@ -336,6 +336,13 @@ async def test_a_draft_hides_nothing_that_is_shown_as_published_below_it(domain:
     again = await domain.roles.advance(ADMIN, ACME, [targets(3)], published=True)
     assert again.roles == ()
 
+    await domain.audit.record(
+        EntryDraft("sign", Outcome.ALLOWED, ADMIN),
+        (PutMark(unseen, contents, mark(domain, "targets")),),
+    )
+    await import_acme(domain)
+    assert mark(domain, "targets").published_before
+
 
 async def test_a_complete_version_nobody_published_can_be_given_up_too(domain: Domain) -> None:
     await keys_of(domain)
