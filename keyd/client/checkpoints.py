@@ -78,7 +78,7 @@ class KeptCheckpoint:
         """Keep a checkpoint when it is larger than the kept one of the same log.
 
         One under the log's next origin takes its place once the daemon said how it stands to the
-        kept one; where that is about lost entries it stays beside it, as NAME.lost.
+        kept one; where that is about lost entries the old one stays beside it, as NAME.lost.
         """
         if self.file is None or not note:
             return
@@ -92,8 +92,6 @@ class KeptCheckpoint:
                 if kept is None or (kept.origin == given.origin and given.size > kept.size):
                     _replace(self.file, note)
                 elif kept.origin != given.origin and self._goes_on(kept, given):
-                    if self.verdict == "succeeded":
-                        _replace(self.file.with_name(f"{self.file.name}.lost"), kept.note)
                     _replace(self.file, note)
                 elif (kept.origin, kept.size) == (given.origin, given.size) and (
                     kept.root_hash != given.root_hash
@@ -125,8 +123,26 @@ class KeptCheckpoint:
         """Remember what the daemon said about the kept checkpoint, and warn when it is bad."""
         self.verdict = verdict
         self._newest = -1  # what was not kept before may be now
-        if verdict in _BAD:
+        if verdict in _BAD and not (verdict == "succeeded" and self._was_told()):
             log.warning("the daemon at %s (%s): %s", self._target, verdict, _BAD[verdict])
+
+    def _was_told(self) -> bool:
+        """True when this user was told of the accepted loss before; else remember it.
+
+        Many commands may pass until one brings a checkpoint of the next origin. The note of what
+        is lost is kept beside the file: it says that a person was warned, and is evidence."""
+        try:
+            kept = self.read()
+            if self.file is None or kept is None:
+                return False
+            lost = self.file.with_name(f"{self.file.name}.lost")
+            with self._locked(self.file.parent):
+                if lost.is_file() and lost.read_bytes() == kept.note.encode():
+                    return True
+                _replace(lost, kept.note)
+        except OSError as e:
+            log.debug("cannot keep the lost checkpoint of %s: %s", self._target, e)
+        return False
 
     @contextmanager
     def _locked(self, folder: Path) -> Iterator[None]:

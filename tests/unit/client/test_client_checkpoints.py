@@ -133,6 +133,35 @@ def test_the_next_origin_of_a_log_is_kept_once_the_daemon_told_why(tmp_path: Pat
     assert kept.file.with_name(f"{kept.file.name}.lost").read_text() == a_note(9)
 
 
+def test_an_accepted_loss_is_told_once_however_many_commands_follow(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    KeptCheckpoint("unix:/run/k.sock", tmp_path).offer(a_note(9))
+
+    for _ in range(3):  # Commands that bring no checkpoint of the next origin.
+        KeptCheckpoint("unix:/run/k.sock", tmp_path).judge("succeeded")
+    told = list(caplog.messages)
+    later = KeptCheckpoint("unix:/run/k.sock", tmp_path)
+    later.judge("succeeded")
+    later.offer(a_note(12, origin="log.example/2-0123abcd"))
+    KeptCheckpoint("unix:/run/k.sock", tmp_path).judge("succeeded")
+
+    assert len(told) == 1
+    assert "accepted" in told[0]
+    assert len(caplog.messages) == 2  # The second one is about another loss.
+
+
+def test_other_bad_verdicts_are_told_every_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    KeptCheckpoint("unix:/run/k.sock", tmp_path).offer(a_note(9))
+
+    for verdict in ("succeeded", "behind", "behind", "inconsistent", "inconsistent"):
+        KeptCheckpoint("unix:/run/k.sock", tmp_path).judge(verdict)
+
+    assert len(caplog.messages) == 5
+
+
 def test_a_daemon_that_is_behind_cannot_have_the_kept_checkpoint_replaced(tmp_path: Path) -> None:
     kept = KeptCheckpoint("unix:/run/k.sock", tmp_path)
     kept.offer(a_note(9))
