@@ -1,4 +1,4 @@
-"""keyd-server: starts the daemon, and looks after its configuration, state and certificates."""
+"""keyd-server: starts the daemon, and looks after its configuration and state."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 from keyd import __version__
 from keyd.cli.exits import Exit
 from keyd.cli.server_speech import PROGRAM, complain, note, say
+from keyd.cli.server_tls import tls
 from keyd.errors import ConfigError, KeydError
 
 SYSTEM_CONFIG = Path("/etc/keyd-server/keyd.toml")
@@ -248,51 +249,7 @@ def log_key_replace(reason: str, config: Path) -> None:
     say(replace_log_key(load_config(config), reason))
 
 
-@keyd_server.group()
-def tls() -> None:
-    """Certificates, for those without a PKI."""
-
-
-@tls.command("sign")
-@click.argument("request", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option(
-    "--ca-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("/etc/keyd-server/tls/ca"),
-    show_default=True,
-    help="The CA's folder; made on first use.",
-)
-@click.option("--server", is_flag=True, help="Sign for a daemon instead of a client.")
-@click.option("--days", type=click.IntRange(min=1), help="Default: 90, for servers 397.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the certificate to a new file instead of standard output.",
-)
-def tls_sign(
-    request: Path, ca_dir: Path, server: bool, days: int | None, output: Path | None
-) -> None:
-    """Sign a certificate request that `keydctl tls request` or openssl made."""
-    from keyd.pki.authority import CLIENT_DAYS, SERVER_DAYS, Authority
-    from keyd.pki.files import write_new_file
-    from keyd.pki.request import MAX_REQUEST_BYTES, inspect_request
-
-    now = datetime.now(UTC)
-    with request.open("rb") as file:
-        pem = file.read(MAX_REQUEST_BYTES + 1)
-    info = inspect_request(pem)
-    authority = Authority.open(ca_dir, now)
-    if server:
-        certificate = authority.sign_server(pem, now, days or SERVER_DAYS)
-    else:
-        certificate = authority.sign_client(pem, now, days or CLIENT_DAYS)
-    note(f"signed for {', '.join(info.names)} ({info.key}) with the CA in {ca_dir}")
-    if output is None:
-        click.echo(certificate.decode(), nl=False)
-    else:
-        write_new_file(output, certificate, mode=0o644)
-        say(f"{output}: certificate; {ca_dir / 'ca.pem'} is the CA the other side has to know")
+keyd_server.add_command(tls)
 
 
 @keyd_server.command()
