@@ -89,9 +89,7 @@ class KeptCheckpoint:
                 return
             with self._locked(self.file.parent):
                 kept = self.read()
-                if kept is None or (kept.origin == given.origin and given.size > kept.size):
-                    _replace(self.file, note)
-                elif kept.origin != given.origin and self._goes_on(kept, given):
+                if kept is None or self._goes_on(kept, given):
                     _replace(self.file, note)
                 elif (kept.origin, kept.size) == (given.origin, given.size) and (
                     kept.root_hash != given.root_hash
@@ -102,10 +100,13 @@ class KeptCheckpoint:
             log.debug("cannot keep a checkpoint of %s: %s", self._target, e)
 
     def _goes_on(self, kept: Checkpoint, given: Checkpoint) -> bool:
-        """True when the daemon, under the name it has now, said how it stands to the kept one.
+        """True for a larger one of the same name; of the log's next name, when the daemon said under
+        it how it stands to the kept one.
 
         A verdict from before its log changed the name says nothing of what was lost: the kept one
         has to be shown again, on the next connection."""
+        if kept.origin == given.origin:
+            return given.size > kept.size
         told = self.verdict == "succeeded" or (
             self.verdict in ("same", "ahead") and kept.origin not in self._offered
         )
