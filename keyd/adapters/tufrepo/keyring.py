@@ -95,7 +95,7 @@ class KeyRing:
                 why, error = e.message, e
             except Exception as e:  # noqa: BLE001 - "may raise errors that are not documented" (Signer)
                 # A signer tried on the chance that it fits says less than the daemon's refusal.
-                why = why if error else f"{type(e).__name__}: {e}"
+                why = why if error else _in_words(e)
             else:
                 if _fits(key, signature, payload):
                     metadata.signatures[key.keyid] = signature
@@ -166,6 +166,12 @@ class KeyRing:
             return self._held.get(public_key_der(key), "")
         except ValueError:
             return ""
+
+
+def _in_words(error: Exception) -> str:
+    """What a signer's undocumented error says to people; its class only where it says nothing."""
+    text = " ".join(str(error).split())
+    return text or f"its signer failed ({type(error).__name__})"
 
 
 def _fits(key: TufKey, signature: Any, payload: bytes) -> bool:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from tuf.api.metadata import Metadata, Targets
 
-from keyd.adapters.tufrepo.keyring import raise_missing
+from keyd.adapters.tuf import tuf_key
+from keyd.adapters.tufrepo.keyring import KeyRing, raise_missing
 from keyd.adapters.tufrepo.report import Missing
+from keyd.adapters.tufrepo.settings import Settings
 from keyd.errors import DeviceGoneError, PolicyDeniedError, RepositoryError
+from keyd.model import Scheme
+from tests.unit.adapters.test_tuf_gathering import RefusingClient
+from tests.unit.adapters.test_tuf_signer import der_of
 
 GONE = DeviceGoneError("token t is gone", hint="plug it in")
 DENIED = PolicyDeniedError("denied")
@@ -33,3 +40,22 @@ def test_several_reasons_are_listed_with_the_first_hint(second: Missing) -> None
     assert e.value.message == f"snapshot cannot be signed: a: gone; b: {second.why}"
     assert e.value.hint == "plug it in"
     assert e.value.facts == {"role": "snapshot", "missing": "k1, k2"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("keyd:acme/targets", "acme/targets has no version with the public key of keyid KEYID"),
+        ("file2:/nowhere/key.pem", "/nowhere/key.pem"),
+        ("nosuch:thing", "scheme"),
+    ],
+)
+def test_a_signer_that_fails_is_quoted_in_words(uri: str, says: str) -> None:
+    """The name of a Python class helps nobody who looks for a key."""
+    public = tuf_key(der_of(ec.generate_private_key(ec.SECP256R1())), Scheme.ECDSA_P256_SHA256)
+    settings = Settings("acme", signers={public.keyid: uri})
+
+    (missing,) = KeyRing(settings, RefusingClient).sign(Metadata(Targets(2)), "targets", [public])
+
+    assert says.replace("KEYID", public.keyid) in missing.why
+    assert "Error" not in missing.why
