@@ -100,8 +100,8 @@ class KeptCheckpoint:
             log.debug("cannot keep a checkpoint of %s: %s", self._target, e)
 
     def _goes_on(self, kept: Checkpoint, given: Checkpoint) -> bool:
-        """True for a larger one of the same name; of the log's next name, when the daemon said under
-        it how it stands to the kept one.
+        """True for a larger one of the same name; for one of the log's next name, when the daemon
+        said under it how it stands to the kept one.
 
         A verdict from before its log changed the name says nothing of what was lost: the kept one
         has to be shown again, on the next connection."""
