@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from keyd.model import Mark, Marks, MarkState
+from keyd.gunnames import without_number
+from keyd.model import ONLINE_ROLES, Mark, Marks, MarkState
 
 KEPT = 200
 """Roles that are told one by one; the others only count."""
@@ -55,9 +57,26 @@ class Expiries:
         self._times, self.soonest = await asyncio.to_thread(self._look)
 
     def _look(self) -> tuple[list[datetime], tuple[Expiry, ...]]:
-        marks = self._marks.marks()
+        marks = _without_replaced(self._marks.marks())
         soonest = heapq.nsmallest(KEPT, marks, key=lambda m: (_first(m), m.repository, m.role))
         return sorted(map(_first, marks)), tuple(map(_expiry, soonest))
+
+
+def _without_replaced(marks: Sequence[Mark]) -> list[Mark]:
+    """Each key of a Notary collection's server-managed role has a mark; only the one that signed
+    last goes on being signed."""
+    last: dict[tuple[str, str], Mark] = {}
+    for mark in marks:
+        where = (without_number(mark.repository), mark.role)
+        if mark.role in ONLINE_ROLES and (
+            where not in last or mark.signed_at > last[where].signed_at
+        ):
+            last[where] = mark
+    return [
+        mark
+        for mark in marks
+        if mark.role not in ONLINE_ROLES or last[without_number(mark.repository), mark.role] is mark
+    ]
 
 
 def _first(mark: Mark) -> datetime:

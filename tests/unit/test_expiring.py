@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from keyd.expiring import KEPT, Expiries
@@ -85,3 +85,16 @@ def test_metrics_tell_what_comes_first_and_how_much_is_over() -> None:
     assert 'keyd_role_expires_in_seconds{repository="acme",role="root"} 7200.0' in page
     assert "keyd_soonest_expiry_in_seconds 3600.0" in page
     assert "keyd_roles_expired 0.0" in page
+
+
+async def test_the_last_timestamp_of_a_key_that_was_replaced_expires_unnoticed() -> None:
+    old = replace(a_mark("timestamp", 3), signed_at=NOW - timedelta(days=30))
+    new = replace(a_mark("timestamp", 20), repository="acme@2")
+    expiries = Expiries(CountedMarks([old, new, a_mark("targets", 40)]))
+    await expiries.refresh(NOW)
+
+    assert [(e.repository, e.role) for e in expiries.soonest] == [
+        ("acme@2", "timestamp"),
+        ("acme", "targets"),
+    ]
+    assert expiries.expired(NOW) == 0
