@@ -128,6 +128,13 @@ async def test_a_generated_key_is_sensitive_local_and_cannot_be_extracted(device
     assert made.serial == device.tokens()[0].serial
 
 
+async def test_one_pair_is_found_among_others_by_its_id(device: Device) -> None:
+    wanted, _ = await make(device), await make(device)
+
+    assert await device.objects(TOKEN, wanted.object_id) == [wanted]
+    assert await device.objects(TOKEN, os.urandom(16)) == []
+
+
 async def test_objects_lists_what_was_generated(device: Device) -> None:
     assert await device.objects(TOKEN) == []
     first = await make(device, KeyAlgorithm.ECDSA_P256, "acme/root/1")
