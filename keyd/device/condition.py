@@ -116,6 +116,7 @@ class Condition:
         if isinstance(error, DeviceGoneError):
             return TokenState.ABSENT, error
         if error.facts.get("ckr") == "CKR_PIN_LOCKED" or self.info.pin_state == "locked":
+            self.info.pin_state = "locked"
             return TokenState.PIN_LOCKED, error
         if isinstance(error, PinRefusedError | TokenLockedError):
             # What callers of sign() see is a locked token, whatever locked it.

@@ -120,11 +120,8 @@ class Signer:
             started = time.monotonic()
             touch = self._announce(ready, tell)
             result = self._sign_one(ready, payload)
-            if isinstance(result, bytes):
-                if touch != "never":
-                    self._touched_at[ready.object_id] = time.monotonic()
-                yield result
-                continue
+            if isinstance(result, pkcs11.PKCS11Error) and self._token.proves_again(result):
+                result = self._sign_one(ready, payload)
             if isinstance(result, pkcs11.PKCS11Error) and self._token.object_was_replaced(result):
                 # A handle goes stale when another process replaces the object: look once more.
                 self._handles.clear()
@@ -144,6 +141,8 @@ class Signer:
                     lost = self._token.lost("signing")
                     yield from (lost for _ in rest)
             else:
+                if touch != "never":
+                    self._touched_at[ready.object_id] = time.monotonic()
                 yield result
 
     def _announce(self, ready: _Ready, tell: Callable[[pb.TouchWait], None]) -> str:

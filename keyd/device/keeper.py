@@ -219,6 +219,8 @@ class TokenKeeper:
                     raise self._gone(f"lost its host while logging in: {died}") from died
                 except KeydError as error:
                     self._not_logged_in(place, error, by_person=True)
+                    # What the token says of its PIN now is read at once.
+                    place.wake.set()
                     raise
                 self._entered(place, entered, by_person=True)
 

@@ -73,6 +73,11 @@ class Module:
         self.others: list[str] = []
 
     @property
+    def is_ykcs11(self) -> bool:
+        """True for libykcs11."""
+        return "ykcs11" in self._path.name
+
+    @property
     def library_version(self) -> tuple[int, int]:
         """CK_INFO.libraryVersion."""
         assert self._lib is not None

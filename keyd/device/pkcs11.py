@@ -13,7 +13,7 @@ from pathlib import Path
 import pkcs11
 from pkcs11 import Attribute, ObjectClass, TokenFlag
 
-from keyd.device import ykcs11
+from keyd.device import reader, ykcs11
 from keyd.device.failures import unblock_hint
 from keyd.device.faults import RETRY_AFTER_S, Situation, ckr_name, is_doubtful, translate
 from keyd.device.module import Module, Selector, token_serial
@@ -85,6 +85,7 @@ class TokenSession:
         self._info = pb.TokenInfo()
         self._looked_at = 0.0
         self._tries: tuple[int, int] | None = None
+        self._absent_from: tuple[tuple[str, int], ...] | None = None
         self._pin: str | None = None
         self.session: pkcs11.Session | None = None
         self.policies: Mapping[bytes, Policy] = {}
@@ -126,8 +127,13 @@ class TokenSession:
         """
         info = self._look()
         if info is None:
-            self._restart()
-            info = self._look_outside()
+            around = reader.look_around() if self._module.is_ykcs11 else None
+            if around is None or around != self._absent_from or self._module.is_stale:
+                # libykcs11 selects the applet of every YubiKey it finds, which ends what others
+                # have proven to them: it is asked only when something was plugged in or pulled.
+                self._restart()
+                info = self._look_outside()
+                self._absent_from = around if info is None else None
         return pb.Probed(
             token=info,
             logged_in=self.session is not None,
@@ -165,19 +171,20 @@ class TokenSession:
 
     def _look_outside(self) -> pb.TokenInfo | None:
         """The token while nobody is logged in."""
+        if self._reader is not None and self._reader.has_same_card():
+            if time.monotonic() - self._looked_at > _PIN_LOOK_S:
+                self._read_pin_state()
+            return self._info
+        if self._absent_from is not None:
+            return None
         token = self._module.find()
         if token is None:
             self._forget_reader()
             return None
         self._info = describe(token)
         if ykcs11.is_yubikey(token):
-            if self._reader is None or not self._reader.has_same_card():
-                self._watch(token)
-                self._read_pin_state()
-            elif time.monotonic() - self._looked_at > _PIN_LOOK_S:
-                self._read_pin_state()
-            else:
-                self._tell_pin_state()
+            self._watch(token)
+            self._read_pin_state()
         return self._info
 
     def _is_there(self) -> bool:
@@ -224,6 +231,7 @@ class TokenSession:
         self.session = None
         self._token = None
         self.policies = {}
+        self._absent_from = None
         self._forget_reader()
         self._module.restart()
 
@@ -354,6 +362,20 @@ class TokenSession:
         A lost session is marked, so that the next probe starts afresh."""
         present = self.answers() if is_doubtful(error) else True
         return self._translated(error, doing, Situation(present=present))
+
+    def proves_again(self, error: pkcs11.PKCS11Error) -> bool:
+        """True when the next try may succeed though this one did not: another program selected the
+        card's applet anew, as libykcs11 does in every host that looks for its own YubiKey. The
+        PIN went with that, and no contact has blinked."""
+        if self._reader is None or not isinstance(error, pkcs11.UserNotLoggedIn):
+            return False
+        if not self.answers() or self._reader.pin_is_proven() is not False:
+            return False
+        tries = self._reader.pin_tries()
+        if tries is None or tries[0] < tries[1]:
+            return False
+        self._reader.reset_card()
+        return True
 
     def signing_fault(
         self, error: pkcs11.PKCS11Error, object_id: bytes, touch: str, took_s: float

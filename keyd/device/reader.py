@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 try:
@@ -23,6 +24,9 @@ _VERIFY_STATUS = bytes.fromhex("0020008000")
 _PIN_REFERENCE = 0x80
 _POLICY, _TRIES = 0x02, 0x06
 _DONE, _BLOCKED, _NO_KEY = 0x9000, 0x6983, 0x6A88
+_HELD_S = 0.8
+"""So long the card is waited for when somebody else holds it: it can be for a touch."""
+
 _EVENTS_SHIFT = 16
 """pcscd counts insertions and removals in the upper half of a reader's state."""
 
@@ -40,6 +44,28 @@ class Policy:
     is_there: bool = True
 
 
+def look_around() -> tuple[tuple[str, int], ...] | None:
+    """All readers with their counts of insertions and removals: whatever is plugged in or pulled
+    changes it. No card is touched. None where PC/SC cannot be asked."""
+    if scard is None:
+        return None
+    code, context = scard.SCardEstablishContext(scard.SCARD_SCOPE_SYSTEM)
+    if code != scard.SCARD_S_SUCCESS:
+        return None
+    try:
+        code, names = scard.SCardListReaders(context, [])
+        if code != scard.SCARD_S_SUCCESS or not names:
+            return None if code != scard.SCARD_E_NO_READERS_AVAILABLE else ()
+        code, states = scard.SCardGetStatusChange(
+            context, 0, [(name, scard.SCARD_STATE_UNAWARE) for name in names]
+        )
+        if code != scard.SCARD_S_SUCCESS:
+            return None
+        return tuple((str(name), int(state) >> _EVENTS_SHIFT) for name, state, _ in states)
+    finally:
+        scard.SCardReleaseContext(context)
+
+
 class Reader:
     """One reader with one YubiKey in it, from the moment it is made."""
 
@@ -48,6 +74,7 @@ class Reader:
         self._name = name
         self._serial = serial
         self._events = events
+        self._held_up: Thread | None = None
 
     @classmethod
     def watch(cls, description: str, serial: str) -> Reader | None:
@@ -80,6 +107,11 @@ class Reader:
     def card_answers(self) -> bool:
         """True while the card answers anything. pcscd may take a moment to see a removal."""
         return self._transmit((_VERIFY_STATUS,)) is not None
+
+    def reset_card(self) -> None:
+        """End what was proven to the card. libykcs11 sees that, and proves its PIN again by itself;
+        it does not see that another program selected the applet anew."""
+        self._transmit((), scard.SCARD_RESET_CARD)
 
     def pin_tries(self) -> tuple[int, int] | None:
         """PIN tries that are left, and of how many; None where the card does not tell."""
@@ -121,11 +153,37 @@ class Reader:
         is_ours = status == _DONE and str(int.from_bytes(serial, "big")) == self._serial
         return answers[1:] if is_ours else []
 
-    def _transmit(self, commands: Sequence[bytes]) -> list[tuple[int, bytes]] | None:
-        """None when the card does not answer."""
+    def _transmit(
+        self, commands: Sequence[bytes], leave: int | None = None
+    ) -> list[tuple[int, bytes]] | None:
+        """None when the card does not answer, or somebody holds it: another program, or
+        libykcs11 itself, which keeps its transaction when it could not prove its PIN again.
+
+        ``leave``: how the card is left, as it is if not said: a reset, or the power cut, would end
+        what libykcs11 has proven.
+        """
+        if self._held_up is not None and self._held_up.is_alive():
+            return None
+        answers: list[list[tuple[int, bytes]] | None] = []
+        how = scard.SCARD_LEAVE_CARD if leave is None else leave
+        asking = Thread(
+            target=lambda: answers.append(_converse(self._name, commands, how)), daemon=True
+        )
+        asking.start()
+        asking.join(_HELD_S)
+        self._held_up = asking if asking.is_alive() else None
+        return answers[0] if answers else None
+
+
+def _converse(name: str, commands: Sequence[bytes], leave: int) -> list[tuple[int, bytes]] | None:
+    """In a context of its own: a call that waits for the card holds its context."""
+    code, context = scard.SCardEstablishContext(scard.SCARD_SCOPE_SYSTEM)
+    if code != scard.SCARD_S_SUCCESS:
+        return None
+    try:
         protocols = scard.SCARD_PROTOCOL_T0 | scard.SCARD_PROTOCOL_T1
         code, card, protocol = scard.SCardConnect(
-            self._context, self._name, scard.SCARD_SHARE_SHARED, protocols
+            context, name, scard.SCARD_SHARE_SHARED, protocols
         )
         if code != scard.SCARD_S_SUCCESS:
             return None
@@ -139,8 +197,9 @@ class Reader:
                 answers.append((int.from_bytes(answer[-2:], "big"), answer[:-2]))
             return answers
         finally:
-            # A reset, or the power cut, would end what libykcs11 has proven.
-            scard.SCardDisconnect(card, scard.SCARD_LEAVE_CARD)
+            scard.SCardDisconnect(card, leave)
+    finally:
+        scard.SCardReleaseContext(context)
 
 
 def _metadata_of(reference: int) -> bytes:

@@ -248,3 +248,9 @@ def _spki(public: object) -> bytes:
     )
     assert isinstance(encoded, bytes)
     return encoded
+
+
+def change_pin(serial: int, old: str, new: str) -> None:
+    """Change the PIN."""
+    with _piv(serial) as session:
+        session.change_pin(old, new)

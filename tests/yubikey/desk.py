@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
-from keyd.device.events import TokenEvent
+from keyd.device.events import EventKind, TokenEvent
 from keyd.device.pool import DevicePool
 from keyd.device.settings import TokenConfig
 from keyd.errors import KeydError
@@ -47,20 +47,32 @@ class Desk:
         }
 
     def make(
-        self, kind: str = "ECCP256", touch: str = "NEVER", slot: int = SLOT, pin: str = "ONCE"
+        self,
+        kind: str = "ECCP256",
+        touch: str = "NEVER",
+        slot: int = SLOT,
+        pin: str = "ONCE",
+        serial: int = 0,
     ) -> bytes:
-        """A key in this slot: its public half."""
-        order = (self.key.serial, FACTORY_MANAGEMENT_KEY, slot, kind, pin, touch)
+        """A key in this slot, of another YubiKey where a serial is given: its public half."""
+        order = (serial or self.key.serial, FACTORY_MANAGEMENT_KEY, slot, kind, pin, touch)
         return self.worker.call(by_yubikit.generate, *order)
 
     def config(self, **changes: Any) -> TokenConfig:
         """The token's configuration; ``changes`` replace fields."""
         return TokenConfig(**(self._fields | changes))
 
+    def kinds(self) -> list[EventKind]:
+        """What the pool has told, in order."""
+        return [event.kind for event in self.events]
+
     @contextlib.asynccontextmanager
-    async def running(self, **changes: Any) -> AsyncIterator[DevicePool]:
+    async def running(
+        self, more: Sequence[TokenConfig] = (), **changes: Any
+    ) -> AsyncIterator[DevicePool]:
+        """A pool that keeps this token, and ``more``."""
         pool = DevicePool(
-            [self.config(**changes)],
+            [self.config(**changes), *more],
             FakePinAttempts(),
             run_dir=self._folder,
             on_event=self.events.append,
