@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keyd.adapters.tufrepo import inspection
 from keyd.adapters.tufrepo.bundle import Request
@@ -14,11 +15,15 @@ from keyd.adapters.tufrepo.ceremony import Outcome, Work
 from keyd.adapters.tufrepo.ceremony_end import Aborted
 from keyd.adapters.tufrepo.ceremony_exchange import Imported
 from keyd.adapters.tufrepo.ceremony_keys import generated
+from keyd.adapters.tufrepo.ceremony_waits import find_elsewhere, find_waiting
 from keyd.adapters.tufrepo.inspection import RoleStatus
-from keyd.cli import output
+from keyd.cli import approvalshapes, output
 from keyd.cli.tufshapes import missing_json
 from keyd.content.refusal import printable
-from keyd.model import Ceremony, Phase
+from keyd.model import ApprovalState, Ceremony, Phase
+
+if TYPE_CHECKING:
+    from keyd.client import Approval
 
 _PEOPLE = (Phase.CONSENT, Phase.SIGN)
 
@@ -26,16 +31,21 @@ _PEOPLE = (Phase.CONSENT, Phase.SIGN)
 @dataclass(frozen=True, slots=True)
 class Standing:
     """Where an open ceremony stands. ``staged``: the draft with its signatures, once there is
-    one. ``next``: commands."""
+    one. ``next``: commands. ``approvals``: those that the phase needs and that are not used;
+    ``elsewhere``: ids of such ones at other daemons."""
 
     work: Work
     staged: RoleStatus | None
     next: tuple[str, ...]
+    approvals: tuple[Approval, ...] = ()
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def waits(self) -> bool:
         """True while people have something to do."""
         phase = self.work.ceremony.phase
+        if any(a.state is ApprovalState.PENDING for a in self.approvals):
+            return True
         return phase in _PEOPLE and not (self.staged and self.staged.is_complete)
 
 
@@ -46,13 +56,13 @@ def look(work: Work) -> Standing:
     staged = next((s for s in found if s.where == "staged" and s.role == "root"), None)
     folder = repository.folder.path
     commands = [f"keydctl tuf ceremony resume {folder}"]
-    approvals = ceremony.facts.get("approvals", "").split()
-    if ceremony.phase is Phase.CONSENT and approvals:
-        commands = [*(f"keydctl approve {each}" for each in approvals), *commands]
-    elif ceremony.phase is Phase.SIGN and not (staged and staged.is_complete):
+    approvals, elsewhere = find_waiting(work), find_elsewhere(work)
+    pending = [a.id for a in approvals if a.state is ApprovalState.PENDING]
+    if ceremony.phase is Phase.SIGN and not (staged and staged.is_complete):
         verb = "import" if ceremony.facts.get("exchange") else "export"
         commands = [f"keydctl tuf ceremony {verb} {folder}" + " RESPONSE" * (verb == "import")]
-    return Standing(work, staged, tuple(commands))
+    commands = [*(f"keydctl approve {each}" for each in (*pending, *elsewhere)), *commands]
+    return Standing(work, staged, tuple(commands), approvals, elsewhere)
 
 
 def ceremony_json(ceremony: Ceremony) -> dict[str, object]:
@@ -78,6 +88,7 @@ def standing_json(standing: Standing) -> dict[str, object]:
     return {
         **ceremony_json(standing.work.ceremony),
         "waits": standing.waits,
+        "approvals": [_approval_json(a) for a in standing.approvals],
         "signatures": [
             {"keyid": s.keyid, "who": s.who, "state": s.state}
             for s in (staged.signatures if staged else ())
@@ -92,8 +103,31 @@ def standing_text(standing: Standing) -> str:
     if standing.staged:
         rows = [(s.state, s.keyid[:16], s.who) for s in standing.staged.signatures]
         lines += ["", output.table(("SIGNATURE", "KEYID", "WHO"), rows)]
+    waits = [_approval_line(a) for a in standing.approvals]
+    waits += [f"approval {each} waits for consent at another daemon" for each in standing.elsewhere]
+    lines += ["", *waits] if waits else []
     lines += ["", *(f"next: {command}" for command in standing.next)]
     return "\n".join(lines)
+
+
+def _approval_json(a: Approval) -> dict[str, object]:
+    return {
+        "id": a.id,
+        "state": a.state.value,
+        "action": a.action,
+        "subject": a.subject,
+        "requester": a.requester,
+        "progress": approvalshapes.progress(a),
+        "missing": approvalshapes.missing(a),
+    }
+
+
+def _approval_line(a: Approval) -> str:
+    what = f"approval {a.id} ({a.action} {approvalshapes.purpose(a)})"
+    if a.state is not ApprovalState.PENDING:
+        return f"{what}: all have consented, resume uses it"
+    missing = approvalshapes.missing(a)
+    return f"{what} waits: {approvalshapes.told(a)}" + (f"; missing: {missing}" if missing else "")
 
 
 def _head(work: Work) -> str:
@@ -107,7 +141,6 @@ def _head(work: Work) -> str:
             ("phase", ceremony.phase.value),
             *(("plan", line) for line in plan.lines(lambda keyid: keyid[:16])),
             ("new key versions", ", ".join(made)),
-            ("approvals", ceremony.facts.get("approvals", "")),
             ("started", f"{output.when(ceremony.started_at)} by {ceremony.started_by}"),
             ("reason", ceremony.said),
         ]

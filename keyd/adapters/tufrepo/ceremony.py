@@ -121,7 +121,10 @@ class Work:
         while halt is None and self.ceremony.phase.is_open:
             if until and ORDER.index(self.ceremony.phase) >= ORDER.index(until):
                 break
-            halt = steps[self.ceremony.phase]()
+            try:
+                halt = steps[self.ceremony.phase]()
+            except ApprovalNeededError as e:
+                halt = _consent_halt(e)
         return Outcome(self.ceremony, halt, tuple(self.files), tuple(self.notes))
 
     @property
@@ -156,10 +159,10 @@ class Work:
         self._advance(Phase.GENERATE)
 
     def _generate(self) -> None:
-        self._advance(Phase.STAGE, self._keys().generate())
+        self._advance(Phase.STAGE, self.keys().generate())
 
     def _stage(self) -> None:
-        new = self._keys().new_keys(self.ceremony.facts)
+        new = self.keys().new_keys(self.ceremony.facts)
         added = [SigningKey(a.public, a.uri) for a in self.plan.add]
         with self.repository.changing() as change:
             if published_root(change).signed.version != self.plan.base:
@@ -172,7 +175,7 @@ class Work:
                 )
             staged = reading.parse(change.folder.staged_files()["root"], Root)
             assert change.published is not None
-            can_sign = self._keys().can_sign(self.repository.settings.signers)
+            can_sign = self.keys().can_sign(self.repository.settings.signers)
             try:
                 check_followers(change.published, staged.signed, can_sign)
             except RepositoryError:
@@ -250,7 +253,7 @@ class Work:
         return None
 
     def _retire(self) -> None:
-        keys = self._keys()
+        keys = self.keys()
         keys.activate(self.ceremony.facts)
         if not self.plan.keep_old:
             with self.repository.changing() as change:
@@ -320,7 +323,8 @@ class Work:
 
     # ------------------------------------------------------------------------------ inside
 
-    def _keys(self) -> Keys:
+    def keys(self) -> Keys:
+        """The daemon's keys that it is about."""
         path = self.repository.folder.metadata / file_name("root", self.plan.base)
         return Keys(self.client, self.plan, reading.parse(path, Root).signed)
 
@@ -335,3 +339,9 @@ class Work:
             f"root {newest} is published; the ceremony starts from root {self.plan.base}",
             hint=f"keydctl tuf ceremony abort {self._where}, and begin another one",
         )
+
+
+def _consent_halt(error: ApprovalNeededError) -> Halt:
+    """That a change of a key, or what has to be published with the root, waits for people."""
+    ids = tuple(each for each in (error.facts.get("approval", ""),) if each)
+    return Halt(error.message, "\n".join(f"keydctl approve {i}" for i in ids), approvals=ids)

@@ -123,6 +123,15 @@ class Keys:
 
         return answer
 
+    def names(self) -> frozenset[str]:
+        """Of the daemon's keys that the plan touches."""
+        gone = _ders(self.base.keys[d.keyid] for d in self.plan.drop if d.keyid in self.base.keys)
+        named = {each.key for each in self.plan.rotate}
+        named |= {name for each in self.plan.add if (name := _held_here(each.uri))}
+        held = self.client.list_keys() if gone else ()
+        named |= {key.name for key in held if any(key.find_public_key(der) for der in gone)}
+        return frozenset(named)
+
     def _get(self, name: str) -> tuple[Key, KeyVersion]:
         key, _, number = name.rpartition("/versions/")
         held = self.client.get_key(key)
