@@ -28,6 +28,7 @@ _COMMANDS = {
     "reject": ("keyd.cli.approve:reject", "Say no to an approval."),
     "watch": ("keyd.cli.approvals:watch", "Show approvals that wait for you, as they come."),
     "tuf": ("keyd.cli.tuf:tuf", "Make and keep TUF repositories."),
+    "trust": ("keyd.cli.trust:trust", "Publish signed collections and image tags, as notary does."),
     "role": ("keyd.cli.role:role", "See what roles have come to, and put that right."),
     "notary": ("keyd.cli.notary:notary", "Look after keys that notary-server has made."),
     "audit": ("keyd.cli.audit:audit", "Read, prove and verify the audit log."),

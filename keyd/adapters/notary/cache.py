@@ -1,0 +1,118 @@
+"""A collection's folder in the trust directory: what was seen last, and what is staged.
+
+TRUST/tuf/GUN/metadata/ROLE.json   what was verified last, in notary's own places: its clients and
+                                   keydctl believe the same roots
+TRUST/tuf/GUN/.keyd/changes.json   what people staged
+TRUST/tuf/GUN/.keyd/ROLE.json      versions that are being signed, until they are published
+TRUST/tuf/GUN/.keyd/lock           held while something changes
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from keyd.durable import replacing, sync_folder
+from keyd.errors import ConflictError
+
+_PREFIX = ".keyd-tmp-"
+_CHANGES = "changes.json"
+_ROLE = re.compile(r"root|snapshot|timestamp|targets(?:/[-a-z0-9_]+)*", re.ASCII)
+
+
+class Cache:
+    """One collection's folder. ``gun`` was checked by names.py: no part of it is ``..``."""
+
+    def __init__(self, trust_dir: Path, gun: str) -> None:
+        self.path = trust_dir / "tuf" / PurePosixPath(gun)
+        self.metadata = self.path / "metadata"
+        self.staging = self.path / ".keyd"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the collection.
+
+        Raises:
+            ConflictError: another run holds it; try again when that one is done.
+        """
+        self.staging.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self.staging / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as e:
+                raise ConflictError(
+                    f"another keydctl trust is working on {self.path}", retry_after_s=2
+                ) from e
+            for leftover in self.path.rglob(f"{_PREFIX}*"):
+                leftover.unlink(missing_ok=True)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def read(self) -> dict[str, bytes]:
+        """Role -> the file that was verified last; empty for a collection never seen."""
+        return _files(self.metadata)
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Keep what was verified, the root first: whatever follows is judged by it."""
+        there = self.read()
+        for role in sorted(files, key=lambda r: (r != "root", r)):
+            if there.get(role) != files[role]:
+                _write(self.metadata / f"{role}.json", files[role])
+        for role in there.keys() - files.keys():
+            (self.metadata / f"{role}.json").unlink(missing_ok=True)
+
+    def read_changes(self) -> bytes | None:
+        """What people staged, as it was written; None for nothing."""
+        file = self.staging / _CHANGES
+        return file.read_bytes() if file.exists() else None
+
+    def write_changes(self, content: bytes | None) -> None:
+        """Replace it, durably; None takes it away."""
+        file = self.staging / _CHANGES
+        if content is None:
+            file.unlink(missing_ok=True)
+        else:
+            _write(file, content)
+
+    def pending(self) -> dict[str, bytes]:
+        """Role -> a version that is being signed and not known to be published."""
+        return _files(self.staging)
+
+    def keep_pending(self, role: str, file: bytes) -> None:
+        """Keep a version before anybody is asked to sign it: its bytes must not change after."""
+        _write(self.staging / f"{role}.json", file)
+
+    def drop_pending(self, *roles: str) -> None:
+        """Forget versions; all of them when none is named."""
+        for role in roles or tuple(self.pending()):
+            (self.staging / f"{role}.json").unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Remove everything that is known of the collection here."""
+        self.write_changes(None)
+        self.drop_pending()
+        for role in self.read():
+            (self.metadata / f"{role}.json").unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """Files of roles; collections whose names go on below this one have others beside them."""
+    found = {}
+    for file in sorted(folder.rglob("*.json")) if folder.is_dir() else ():
+        role = file.relative_to(folder).as_posix().removesuffix(".json")
+        if _ROLE.fullmatch(role):
+            found[role] = file.read_bytes()
+    return found
+
+
+def _write(file: Path, content: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with replacing(file, prefix=_PREFIX, mode=0o644) as stream:
+        stream.write(content)
+    sync_folder(file.parent)

@@ -1,0 +1,176 @@
+"""Delegations: who else may sign, and for which names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keyd.adapters.notary.changes import Change
+from keyd.adapters.notary.collection import Collection
+from keyd.adapters.notary.keyobjects import KeyObject
+from keyd.adapters.notary.lookup import RELEASES
+from keyd.adapters.notary.trusted import Trusted
+from keyd.content.documents import DelegatedRole, PublicKeyInfo
+from keyd.errors import InvalidRequestError, RepositoryError
+
+ALL_PATHS = ""
+"""The prefix of every name."""
+
+_ROLE = re.compile(r"targets(?:/[-a-z0-9_]+)+", re.ASCII)
+_SIGNER = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII)
+_MAX_ROLE_CHARS = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Delegation:
+    """A delegated role with its keys, as its delegator names them."""
+
+    role: DelegatedRole
+    keys: tuple[PublicKeyInfo, ...]
+
+
+def check_role(role: str) -> str:
+    """Return the name of a delegated role.
+
+    Raises:
+        InvalidRequestError: not one that Notary takes.
+    """
+    if len(role) > _MAX_ROLE_CHARS or not _ROLE.fullmatch(role):
+        raise InvalidRequestError(
+            "role", f"{role[:80]!r} is none: targets/NAME of a-z, 0-9, - and _, as targets/releases"
+        )
+    return role
+
+
+def signer_role(name: str) -> str:
+    """The role of docker's signer of that name.
+
+    Raises:
+        InvalidRequestError: a name docker does not take.
+    """
+    if not _SIGNER.fullmatch(name) or name == "releases":
+        raise InvalidRequestError(
+            "name",
+            f"{name[:80]!r} cannot be a signer: lower-case letters, digits, - and _, not releases",
+        )
+    return check_role(f"targets/{name}")
+
+
+def found(trusted: Trusted) -> list[Delegation]:
+    """All delegations of a collection, by name."""
+    every = []
+    for served in trusted.targets:
+        delegations = trusted.targets_document(served).delegations
+        for role in delegations.roles if delegations else ():
+            assert delegations is not None
+            keys = tuple(delegations.keys[k] for k in role.keyids if k in delegations.keys)
+            every.append(Delegation(role, keys))
+    return sorted(every, key=lambda d: d.role.name)
+
+
+def add(role: str, keys: Sequence[KeyObject], paths: Sequence[str]) -> Change:
+    """The change that lets keys sign as a role, and for which prefixes of names.
+
+    Raises:
+        InvalidRequestError: a name that is none, or neither keys nor paths.
+    """
+    if not keys and not paths:
+        raise InvalidRequestError("key", "give a key, --paths or --all-paths")
+    facts = {
+        "keys": [{"keyid": key.keyid, "value": key.value} for key in keys],
+        "paths": list(paths),
+    }
+    return Change("delegate", _delegator(check_role(role)), role, facts)
+
+
+def remove(role: str, keyids: Sequence[str] = (), paths: Sequence[str] | None = None) -> Change:
+    """The change that takes keys and paths from a role; the whole role where neither is given."""
+    facts: dict[str, object] = {}
+    if keyids:
+        facts["keyids"] = list(keyids)
+    if paths is not None:
+        facts["paths"] = list(paths)
+    return Change("undelegate", _delegator(check_role(role)), role, facts)
+
+
+def signer(name: str, keys: Sequence[KeyObject]) -> list[Change]:
+    """docker's signer: a role of its own, and a say in what docker pulls."""
+    return [add(role, keys, [ALL_PATHS]) for role in (signer_role(name), RELEASES)]
+
+
+def keyids_of(trusted: Trusted | None, staged: Sequence[Change], role: str) -> dict[str, str]:
+    """How the keys of a role may be called, published or staged -> their id in metadata: by that
+    id, or by the id of the bare key that lists show."""
+    names: dict[str, str] = {}
+    for delegation in found(trusted) if trusted else ():
+        if delegation.role.name == role:
+            for key in delegation.keys:
+                names |= {key.keyid: key.keyid, key.canonical_id: key.keyid}
+    for change in staged:
+        if change.action == "delegate" and change.name == role:
+            names |= {key["keyid"]: key["keyid"] for key in change.facts["keys"]}
+    return names
+
+
+def select(names: dict[str, str], given: Sequence[str], role: str) -> list[str]:
+    """Ids in metadata for what a person called them; a beginning that fits one key is enough.
+
+    Raises:
+        RepositoryError: no key of the role, or several.
+    """
+    selected: list[str] = []
+    for text in given:
+        fitting = {keyid for name, keyid in names.items() if text and name.startswith(text)}
+        if len(fitting) != 1:
+            raise RepositoryError(
+                f"{text!r} fits {len(fitting) or 'no'} keys of {role}",
+                hint="keydctl trust delegation list shows the ids",
+                role=role,
+            )
+        selected += fitting
+    return selected
+
+
+def vanishing(trusted: Trusted, role: str) -> list[str]:
+    """The names that nobody would sign any more without a role and those below it."""
+    gone = {r for r in trusted.targets if r == role or r.startswith(f"{role}/")}
+    kept = {
+        name
+        for other in trusted.targets.keys() - gone
+        for name in trusted.targets_document(other).targets
+    }
+    return sorted(
+        {name for r in gone for name in trusted.targets_document(r).targets if name not in kept}
+    )
+
+
+def signable(trusted: Trusted, collection: Collection, name: str = "") -> list[str]:
+    """The roles directly below targets that the daemon holds a key of; targets where there are no
+    delegations at all. Only those named like the signer, and targets/releases, where one is given.
+
+    Raises:
+        RepositoryError: there are delegations, and the daemon holds no key of any.
+    """
+    delegated = [d for d in found(trusted) if d.role.name.count("/") == 1]
+    if not delegated:
+        return ["targets"]
+    roles = [
+        d.role.name
+        for d in delegated
+        if any(k.spki and collection.ring.find(k.spki) for k in d.keys)
+        and (not name or d.role.name in (signer_role(name), RELEASES))
+    ]
+    if not roles or (name and signer_role(name) not in roles):
+        raise RepositoryError(
+            f"the daemon holds no key that may sign for {trusted.gun}"
+            + (f" as {name}" if name else ""),
+            hint="have the owner add one: keydctl trust signer add NAME "
+            f"{trusted.gun} --key KEY; or name another daemon with --profile",
+            gun=trusted.gun,
+        )
+    return roles
+
+
+def _delegator(role: str) -> str:
+    return role.rpartition("/")[0]

@@ -1,0 +1,70 @@
+"""What a registry holds under a tag: the digest and size of the manifest that is signed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from keyd.adapters.notary.names import DOCKER_HUB, Image
+from keyd.adapters.notary.web import Web
+from keyd.errors import RepositoryError
+
+HUB_URL = "https://registry-1.docker.io"
+_ACCEPT = ", ".join(
+    (
+        "application/vnd.docker.distribution.manifest.v2+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.oci.image.index.v1+json",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """``digest``: SHA-256 of its bytes, 32 bytes; ``size``: how many there are."""
+
+    digest: bytes
+    size: int
+
+
+def url_of(host: str) -> str:
+    """The base URL of a registry."""
+    return HUB_URL if host == DOCKER_HUB else f"https://{host}"
+
+
+def find_manifest(web: Web, image: Image) -> Manifest:
+    """The manifest behind a tag, hashed here: what the registry says of it is not believed.
+
+    Raises:
+        RepositoryError: there is no such image, or it is not what its digest says.
+        ServerGoneError, PolicyDeniedError: see :meth:`Web.ask`.
+    """
+    wanted = image.digest or image.tag
+    answer = web.ask(
+        "GET",
+        f"/v2/{image.path}/manifests/{wanted}",
+        headers={"Accept": _ACCEPT},
+        scope=f"repository:{image.path}:pull",
+    )
+    if answer.status == 404:
+        raise RepositoryError(
+            f"the registry {image.host} has no {image.path}:{wanted}",
+            hint=f"push it first: docker push {image.familiar}",
+            image=image.familiar,
+        )
+    if answer.status != 200:
+        raise RepositoryError(
+            f"the registry {image.host} answered {answer.status} for {image.path}:{wanted}",
+            image=image.familiar,
+        )
+    digest = hashlib.sha256(answer.body).digest()
+    told = answer.headers.get("docker-content-digest", "")
+    for other in (image.digest, told if told.startswith("sha256:") else ""):
+        if other and other != f"sha256:{digest.hex()}":
+            raise RepositoryError(
+                f"the registry {image.host} sent other bytes for {image.path}:{wanted} than the "
+                f"digest {other}",
+                image=image.familiar,
+            )
+    return Manifest(digest, len(answer.body))

@@ -1,0 +1,248 @@
+"""HTTP to trust servers and registries: TLS with own CAs, their tokens, bounded answers.
+
+Plain http is taken for loopback only. What a server asks for by a 401 is answered once: a Bearer
+challenge by a token of its realm, a Basic one by the login.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from email.message import Message
+from http.client import HTTPException, HTTPMessage
+from typing import IO, NoReturn
+from urllib.parse import urlencode, urljoin, urlsplit
+
+from keyd.adapters.notary.credentials import Login
+from keyd.adapters.notary.settings import TlsFiles
+from keyd.errors import ConfigError, PolicyDeniedError, RepositoryError, ServerGoneError
+
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+TIMEOUT_S = 60.0
+
+_CHALLENGE = re.compile(r'([a-zA-Z]+)="([^"]*)"')
+_CLIENT = "keydctl"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server answered. ``headers``: names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Redirects are followed by hand, where it is safe."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: HTTPMessage,
+        newurl: str,
+    ) -> None:
+        """None: the answer itself is handed out."""
+        del req, fp, code, msg, headers, newurl
+
+
+class Web:
+    """Asks one host. ``login``: called when the host asks who we are."""
+
+    def __init__(
+        self, base_url: str, tls: TlsFiles, login: Callable[[], Login | None] = lambda: None
+    ) -> None:
+        """Nothing is opened yet.
+
+        Raises:
+            ConfigError: no http(s) URL, http to another machine, or TLS files that cannot be read.
+        """
+        self.base_url = base_url
+        check_url(base_url)
+        self._login = login
+        self._authorization: dict[str, str] = {}
+        handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
+        if base_url.startswith("https:"):
+            handlers.append(urllib.request.HTTPSHandler(context=_context(tls)))
+        if is_loopback(base_url):
+            handlers.append(urllib.request.ProxyHandler({}))
+        self._opener = urllib.request.build_opener(*handlers)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        scope: str = "",
+        timeout_s: float = TIMEOUT_S,
+    ) -> Answer:
+        """Ask, and once more with a token where the host wants one.
+
+        ``scope``: what the token is for, where the challenge does not say.
+
+        Raises:
+            ServerGoneError: no answer.
+            PolicyDeniedError: the host refuses who we are.
+        """
+        url = urljoin(self.base_url + "/", path.lstrip("/"))
+        given = dict(headers or {})
+        known = self._authorization.get(scope)
+        if known:
+            given["Authorization"] = known
+        answer = self._send(method, url, body, given, timeout_s)
+        if answer.status != 401:
+            return answer
+        authorization = self._answer_challenge(answer.headers.get("www-authenticate", ""), scope)
+        if not authorization:
+            self._refuse(url, "asks for a login")
+        given["Authorization"] = authorization
+        answer = self._send(method, url, body, given, timeout_s)
+        if answer.status == 401:
+            self._refuse(url, "does not take this login for what was asked")
+        self._authorization[scope] = authorization
+        return answer
+
+    def _send(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        timeout_s: float,
+    ) -> Answer:
+        request = urllib.request.Request(url, data=body, method=method)  # noqa: S310 - checked
+        request.add_header("User-Agent", _CLIENT)
+        for name, value in headers.items():
+            request.add_unredirected_header(name, value)
+        host = urlsplit(url).netloc
+        try:
+            try:
+                with self._opener.open(request, timeout=timeout_s) as response:
+                    return _answer(response.status, response.headers, response)
+            except urllib.error.HTTPError as e:
+                with e:
+                    return _answer(e.code, e.headers, e)
+        except urllib.error.URLError as e:
+            raise _gone(host, e.reason) from e
+        except (OSError, HTTPException) as e:
+            raise _gone(host, e) from e
+
+    def _answer_challenge(self, challenge: str, scope: str) -> str:
+        kind, _, rest = challenge.partition(" ")
+        login = self._login()
+        if kind.lower() == "basic":
+            return login.basic if login and login.password else ""
+        if kind.lower() != "bearer":
+            return ""
+        facts = dict(_CHALLENGE.findall(rest))
+        realm = urljoin(self.base_url, facts.get("realm", ""))
+        check_url(realm)
+        wanted = facts.get("scope") or scope
+        query = {"service": facts.get("service", ""), "scope": wanted}
+        headers = {}
+        if login and login.identity_token:
+            form = {
+                **query,
+                "grant_type": "refresh_token",
+                "client_id": _CLIENT,
+                "refresh_token": login.identity_token,
+            }
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+            answer = self._send("POST", realm, urlencode(form).encode(), headers, TIMEOUT_S)
+        else:
+            if login and login.password:
+                headers["Authorization"] = login.basic
+                query["account"] = login.user
+            separator = "&" if urlsplit(realm).query else "?"
+            url = f"{realm}{separator}{urlencode(query)}"
+            answer = self._send("GET", url, None, headers, TIMEOUT_S)
+        if answer.status != 200:
+            self._refuse(realm, f"gives no token ({answer.status})")
+        try:
+            found = json.loads(answer.body)
+            return f"Bearer {found.get('token') or found['access_token']}"
+        except (ValueError, KeyError, AttributeError) as e:
+            raise RepositoryError(f"{realm} answered with something that is no token") from e
+
+    def _refuse(self, url: str, why: str) -> NoReturn:
+        host = urlsplit(url).netloc
+        raise PolicyDeniedError(
+            f"{host} {why}",
+            hint=f"log in as somebody who may: docker login {urlsplit(self.base_url).netloc}, or "
+            "set NOTARY_AUTH to base64 of USER:PASSWORD",
+            server=host,
+        )
+
+
+def check_url(url: str) -> None:
+    """Refuse a URL that is not https, nor http to this very machine.
+
+    Raises:
+        ConfigError: with what to write instead.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"{url!r} is no URL of a server", hint="write https://HOST:PORT")
+    if parts.username or parts.password:
+        raise ConfigError("a URL holds no login", hint="use docker login")
+    if parts.scheme == "http" and not is_loopback(url):
+        raise ConfigError(
+            f"{url}: without TLS only this very machine is asked (localhost)",
+            hint="write https://, and give the server's CA with --tlscacert",
+        )
+
+
+def is_loopback(url: str) -> bool:
+    """True for localhost and the addresses of the loopback interface."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _answer(status: int, headers: Message, body: IO[bytes]) -> Answer:
+    content = body.read(MAX_ANSWER_BYTES + 1)
+    if len(content) > MAX_ANSWER_BYTES:
+        raise RepositoryError(f"the server answered with more than {MAX_ANSWER_BYTES} bytes")
+    return Answer(status, {k.lower(): v for k, v in headers.items()}, content)
+
+
+def _context(tls: TlsFiles) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=str(tls.ca[0]) if tls.ca else None)
+        for extra in tls.ca[1:]:
+            context.load_verify_locations(str(extra))
+        if tls.certificate and tls.key:
+            context.load_cert_chain(str(tls.certificate), str(tls.key))
+    except (OSError, ssl.SSLError) as e:
+        names = ", ".join(str(f) for f in (*tls.ca, tls.certificate, tls.key) if f)
+        raise ConfigError(f"TLS files that cannot be used ({names}): {e}") from e
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _gone(host: str, reason: object) -> ServerGoneError:
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return ServerGoneError(
+            f"{host}: its certificate is not trusted ({reason.verify_message})",
+            hint=f"give the CA that issued it: --tlscacert FILE, or as ~/.docker/tls/{host}/ca.crt",
+            server=host,
+            certificate="untrusted",
+        )
+    return ServerGoneError(
+        f"{host} does not answer: {reason}",
+        hint="check that it runs and that the address is right; nothing was changed",
+        server=host,
+    )

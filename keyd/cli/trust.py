@@ -1,0 +1,23 @@
+"""keydctl trust: Docker Content Trust and Notary, with every key on a token."""
+
+from __future__ import annotations
+
+import click
+
+from keyd.cli import trustdelegations, trustimages, trustkeys, trustmigrate, trusttargets
+from keyd.cli.trustsession import TrustGroup
+
+
+@click.group(cls=TrustGroup)
+def trust() -> None:
+    """Publish and read signed collections and image tags, as notary and docker trust do.
+
+    GUN is a collection's name by docker's rules: alpine is docker.io/library/alpine. Its keys are
+    on tokens, named notary/GUN/ROLE. The server comes from -s, DOCKER_CONTENT_TRUST_SERVER,
+    notary's configuration file, or the name of the collection.
+    """
+
+
+for _module in (trusttargets, trustkeys, trustdelegations, trustimages, trustmigrate):
+    for _command in _module.COMMANDS:
+        trust.add_command(_command)

@@ -1,0 +1,104 @@
+"""keydctl trust migrate: from key files to tokens."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from keyd.adapters.notary import migration, oldkeys
+from keyd.adapters.notary.migration import OldKey
+from keyd.adapters.notary.names import parse_gun
+from keyd.adapters.notary.oldkeys import KeyFile, PrivateKey
+from keyd.cli import output, trustshapes
+from keyd.cli.exits import Exit
+from keyd.cli.settings import Settings
+from keyd.cli.trustsession import GUN, TOKEN, Session, TrustCommand, answer
+
+_VARIABLES = ("NOTARY_ROOT_PASSPHRASE", "DOCKER_CONTENT_TRUST_ROOT_PASSPHRASE")
+
+
+@click.command(cls=TrustCommand)
+@GUN
+@click.option("--dry-run", is_flag=True, help="Only show which keys there are, and what is done.")
+@click.option("--rootkey", "root_key", default="", metavar="KEY", help="A key that is there.")
+@click.option(
+    "--accept-imported",
+    is_flag=True,
+    help="Keep a root key that was adopted from a YubiKey of notary: there are copies of it.",
+)
+@TOKEN
+@click.pass_obj
+def migrate(
+    settings: Settings,
+    gun: str,
+    dry_run: bool,
+    root_key: str,
+    accept_imported: bool,
+    token: str,
+) -> int:
+    """Give GUN keys on tokens in place of the key files in --trust-dir; its clients follow.
+
+    The next root is signed by the old root key, which is decrypted here and never sent, and by the
+    new one. Targets are signed anew, a snapshot key in a file gives way to the server's, and
+    delegations stay. At the end the files that can be destroyed are named.
+    """
+    name = parse_gun(gun)
+    session = Session(settings, f"trust migrate {name}", token)
+    collection = session.collection(name)
+    trust_dir = session.trust.trust_dir
+    found = migration.plan(collection, trust_dir, keep_root=accept_imported)
+    if dry_run:
+        shown = {"gun": name, "moves": found.moves, "keys": [_key_json(k) for k in found.keys]}
+        settings.answer(shown, lambda: _plan_text(found.keys, found.moves))
+        return Exit.DONE
+    output.note(f"moving {', '.join(found.moves) or 'nothing'} of {name}")
+    trustshapes.warn(found.trusted)
+    marked = migration.mark_imported(collection, found) if accept_imported else []
+    done = migration.migrate(collection, found, trust_dir, _unlock, root_key=root_key)
+    for path in done.destroy:
+        output.note(f"destroy, with all its copies: {path}")
+    for path, names in done.keep.items():
+        output.note(f"keep for now, it is the root key of {', '.join(names)} too: {path}")
+    for key in marked:
+        output.warn(f"{key} was made in software by notary: copies of it may be anywhere")
+    return answer(
+        settings,
+        done.report,
+        name,
+        destroy=[str(path) for path in done.destroy],
+        keep={str(path): names for path, names in done.keep.items()},
+        imported=marked,
+    )
+
+
+def _unlock(file: KeyFile) -> PrivateKey:
+    if not file.is_encrypted:
+        return oldkeys.unlock(file, "")
+    given = next((os.environ[name] for name in _VARIABLES if os.environ.get(name)), "")
+    if not given:
+        if not sys.stdin.isatty():
+            raise click.UsageError(
+                f"{file.path} needs its passphrase: run it on a terminal, or set {_VARIABLES[0]}"
+            )
+        given = click.prompt(f"Passphrase for the root key {file.key_id[:12]}", hide_input=True)
+    return oldkeys.unlock(file, given)
+
+
+def _key_json(key: OldKey) -> dict[str, object]:
+    return {
+        "role": key.role,
+        "key_id": key.key_id,
+        "where": key.where,
+        "file": str(key.file.path) if key.file else None,
+    }
+
+
+def _plan_text(keys: list[OldKey], moves: list[str]) -> str:
+    rows = [(k.role, k.key_id, k.where, k.file.path if k.file else "") for k in keys]
+    told = ", ".join(moves) or "nothing: all is on tokens"
+    return output.table(("ROLE", "KEY ID", "WHERE", "FILE"), rows) + f"\nwould move {told}"
+
+
+COMMANDS = (migrate,)
