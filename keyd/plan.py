@@ -34,6 +34,7 @@ from keyd.model import (
     HashAlgorithm,
     Key,
     KeyVersion,
+    Purpose,
     Scheme,
     SignatureKey,
     SignJob,
@@ -129,7 +130,7 @@ class Plan:
             terms.context if self.document is not None else None,
         )
 
-    def job(self) -> SignJob:
+    def job(self, caller: Caller) -> SignJob:
         """The token host's part."""
         terms, message = self.terms, self.request.message
         payload = self.digest.value if message is None or terms.scheme.hash else message
@@ -140,6 +141,12 @@ class Plan:
             scheme=terms.scheme,
             payload=payload,
             serial=terms.version.token_serial,
+            purpose=Purpose(
+                key=terms.key.name,
+                what=_subject(terms.statement),
+                asked_by=caller.principal.id,
+                request_id=caller.request_id,
+            ),
         )
 
     def verify(self, raw: bytes) -> None:
@@ -147,6 +154,11 @@ class Plan:
         terms, message = self.terms, self.request.message
         signed = self.digest if message is None or terms.scheme.hash else message
         publickeys.verify(terms.version.public_key, terms.scheme, raw, signed)
+
+
+def _subject(statement: Statement) -> str:
+    """What a payload is, as in "root 7"; empty for what nobody could read."""
+    return f"{statement.kind} {statement.version}" if statement.version else ""
 
 
 def choose_version(key: Key, request: SignRequest) -> KeyVersion:

@@ -172,7 +172,7 @@ class Signing:
                 async with with_rules:  # what follows each other in a batch is judged so
                     fresh = await self._rule_all(caller, fresh, reserved, results)
                 async with with_tokens:
-                    outcomes = await self._sign_on_tokens(fresh, gone)
+                    outcomes = await self._sign_on_tokens(caller, fresh, gone)
                 outcomes = await self._self_check.check(fresh, outcomes)
                 results |= await self._release.record(caller, fresh, outcomes)
             except KeydError as e:
@@ -268,7 +268,7 @@ class Signing:
         return self._marks.remembers(context.repository, context.role, document.version, digest)
 
     async def _sign_on_tokens(
-        self, plans: Sequence[Plan], gone: Callable[[], bool]
+        self, caller: Caller, plans: Sequence[Plan], gone: Callable[[], bool]
     ) -> list[bytes | KeydError]:
         """Ask each token for its share, all tokens at once; results in the order of plans."""
         shares: dict[str, list[int]] = defaultdict(list)
@@ -278,7 +278,8 @@ class Signing:
 
         async def ask(token: str, numbers: list[int]) -> None:
             try:
-                answers = await self._device.sign(token, [plans[n].job() for n in numbers], gone)
+                jobs = [plans[n].job(caller) for n in numbers]
+                answers = await self._device.sign(token, jobs, gone)
             except KeydError as e:
                 outcomes.update(dict.fromkeys(numbers, e))
             else:

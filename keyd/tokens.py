@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 
 from keyd.approvals import Approvals
@@ -17,11 +19,25 @@ from keyd.model import (
     EntryDraft,
     Outcome,
     Pin,
+    Purpose,
     Registry,
     TokenObject,
     TokenStatus,
 )
 from keyd.unbroken import Unbroken
+
+_LOOK_S = 0.2
+"""How often watchers look; asking the device costs nothing."""
+
+
+def _is_of(caller: Caller, purpose: Purpose) -> bool:
+    return bool(purpose.asked_by) and purpose.asked_by == caller.principal.id
+
+
+def _all(status: TokenStatus) -> list[Purpose]:
+    """What it signs or shall sign, as far as it is told."""
+    blinking = [status.touch.purpose] if status.touch is not None else []
+    return [*blinking, *(call.purpose for call in status.waiting)]
 
 
 class Tokens:
@@ -49,7 +65,67 @@ class Tokens:
 
     def list(self, caller: Caller) -> list[TokenStatus]:
         """The tokens the caller may see, in the order of the configuration."""
-        return [t for t in self._device.tokens() if self._gate.may(caller, Action.TOKENS, t.name)]
+        return [
+            self._shown_status(caller, t)
+            for t in self._device.tokens()
+            if self._gate.may(caller, Action.TOKENS, t.name)
+        ]
+
+    async def watch(
+        self, caller: Caller, token: str = "", asked: str = ""
+    ) -> AsyncGenerator[TokenStatus, None]:
+        """The tokens the caller may see, or this one: now, and each again when it changes.
+
+        ``asked``: the id of a request of the caller's own. Then only the tokens that blink for it
+        or make it wait, which whoever asked may see without a grant for tokens.
+
+        Raises:
+            PolicyDeniedError: the caller may not see that token.
+        """
+        if token and not asked:
+            await self._gate.authorize(caller, Action.TOKENS, token)
+            self._status(token)
+        told: dict[str, TokenStatus] = {}
+        while True:
+            for status in self._watched(caller, token, asked, told):
+                shown = self._shown_status(caller, status)
+                if told.get(shown.name) != shown:
+                    told[shown.name] = shown
+                    yield shown
+            await asyncio.sleep(_LOOK_S)
+
+    def _watched(
+        self, caller: Caller, token: str, asked: str, told: Mapping[str, TokenStatus]
+    ) -> Sequence[TokenStatus]:
+        """Those to be told of; a token that blinked for the request is told once more after."""
+        if not asked:
+            return [t for t in self.list(caller) if token in ("", t.name)]
+        return [
+            t
+            for t in self._device.tokens()
+            if t.name in told or any(_is_of(caller, p) and p.request_id == asked for p in _all(t))
+        ]
+
+    def _shown_status(self, caller: Caller, status: TokenStatus) -> TokenStatus:
+        """Without the names of keys that the caller must not learn of; whole seconds."""
+        touch = status.touch
+        if touch is not None:
+            purpose = self._shown_purpose(caller, touch.purpose)
+            touch = replace(touch, purpose=purpose, left_s=float(math.ceil(touch.left_s)))
+        waiting = tuple(
+            replace(call, purpose=self._shown_purpose(caller, call.purpose))
+            for call in status.waiting
+        )
+        return replace(status, touch=touch, waiting=waiting)
+
+    def _shown_purpose(self, caller: Caller, purpose: Purpose) -> Purpose:
+        if _is_of(caller, purpose):
+            return purpose
+        try:
+            self._gate.decide(caller, Action.LIST, purpose.key)
+        except PolicyDeniedError:
+            return Purpose()
+        return purpose
 
     async def unlock(
         self, caller: Caller, token: str, pin: Pin | None, *, spend_last_try: bool = False

@@ -174,6 +174,7 @@ class Client:
     reject = _method(approvalcalls.reject)
     revoke = _method(approvalcalls.revoke)
     watch_approvals = _streamed(approvalcalls.watch_approvals)
+    watch_tokens = _streamed(tokencalls.watch_tokens)
     list_roles = _paged(rolecalls.list_roles)
     get_role = _method(rolecalls.get_role)
     import_role = _method(rolecalls.import_role)

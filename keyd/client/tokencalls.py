@@ -6,6 +6,8 @@ subclasses: what the daemon refused, ServerGoneError, DeadlineError.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from keyd.client import types, wire
 from keyd.client.call import Call, call
 from keyd.model import Pin, TokenStatus
@@ -21,6 +23,24 @@ def list_tokens() -> Call[list[TokenStatus]]:
         lambda m: [wire.token(t) for t in m.tokens],
         repeatable=True,
     )
+
+
+def watch_tokens(
+    token: str = "", *, for_request_id: str = "", timeout_s: float | None = None
+) -> Call[TokenStatus]:
+    """The tokens the caller may see, or that one: now, and each again whenever it changes.
+
+    ``for_request_id``: only those that blink for the caller's own request of this id, or make it
+    wait; that needs no grant. ``timeout_s``: end after so long with a DeadlineError; None: the
+    caller ends it.
+    """
+    watching = call(
+        "TokenService/WatchTokens",
+        tokens_pb2.WatchTokensRequest(token=token, for_request_id=for_request_id),
+        tokens_pb2.Token,
+        wire.token,
+    )
+    return replace(watching, stream_s=timeout_s)
 
 
 def unlock(

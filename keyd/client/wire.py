@@ -21,11 +21,14 @@ from keyd.model import (
     KeyAlgorithm,
     KeyVersion,
     Origin,
+    Purpose,
     Scheme,
     SignRequest,
     TokenState,
     TokenStatus,
+    TouchRequest,
     VersionState,
+    Waiting,
 )
 from keyd.v1 import audit_pb2, keys_pb2, signing_pb2, tokens_pb2
 
@@ -151,7 +154,18 @@ def token(message: tokens_pb2.Token) -> TokenStatus:
         detail=message.detail,
         hosts=message.hosts,
         queued=message.queued,
+        touch=_touch(message) if message.HasField("touch") else None,
+        waiting=tuple(
+            Waiting(Purpose(call.key, call.what, call.asked_by), call.signatures)
+            for call in message.waiting
+        ),
     )
+
+
+def _touch(message: tokens_pb2.Token) -> TouchRequest:
+    touch = message.touch
+    purpose = Purpose(touch.key, touch.what, touch.asked_by)
+    return TouchRequest(message.serial, purpose, touch.left_s, touch.window_s)
 
 
 def token_object(message: tokens_pb2.TokenObject) -> types.TokenObject:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import TypeVar
 
 from keyd.approvals import Approvals
 from keyd.model import Caller
 from keyd.server.limits import Limits
+from keyd.server.streams import until
 from keyd.server.wire import approvals as wire
 from keyd.server.wire import pages
 from keyd.server.wire.fields import check_reason
@@ -76,29 +77,6 @@ class ApprovalServicer:
         """Approvals now and whenever they change, until the one asked for is no longer open, the
         caller leaves or the daemon drains."""
         wanted = wire.approval_id(message.id) if message.id else ""
-        async with aclosing(_until(self._ended, self._approvals.watch(caller, wanted))) as changes:
+        async with aclosing(until(self._ended, self._approvals.watch(caller, wanted))) as changes:
             async for shown in changes:
                 yield wire.approval_message(shown)
-
-
-async def _until(ended: asyncio.Event, items: AsyncGenerator[_T, None]) -> AsyncGenerator[_T, None]:
-    """The items until there are no more, or ``ended`` is set."""
-    end = asyncio.create_task(ended.wait())
-    following: asyncio.Task[_T] | None = None
-    try:
-        while not end.done():
-            following = asyncio.ensure_future(anext(items))
-            await asyncio.wait({end, following}, return_when=asyncio.FIRST_COMPLETED)
-            if not following.done():
-                return
-            try:
-                item = following.result()
-            except StopAsyncIteration:
-                return
-            yield item
-    finally:
-        end.cancel()
-        if following is not None and not following.done():
-            following.cancel()
-            await asyncio.wait({following})
-        await items.aclose()

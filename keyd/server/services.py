@@ -98,7 +98,7 @@ def build_services(
                 SigningServicer(signing, CheckpointNews(newest_checkpoint), limits, metrics),
             ),
             (_KEYS, KeyServicer(keys, clock, limits)),
-            (_TOKENS, TokenServicer(tokens)),
+            (_TOKENS, TokenServicer(tokens, ended)),
             (_APPROVALS, ApprovalServicer(approvals, limits, ended)),
             (_CEREMONIES, CeremonyServicer(ceremonies, limits)),
             (_ROLES, RoleServicer(roles, limits)),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
 from keyd.model import Caller
+from keyd.server.streams import until
 from keyd.server.wire import tokens as wire
-from keyd.server.wire.fields import check_reason
+from keyd.server.wire.fields import check_reason, check_request_id
 from keyd.server.wire.keys import check_token
 from keyd.tokens import Tokens
 from keyd.v1 import tokens_pb2 as pb
@@ -13,8 +18,10 @@ from keyd.v1 import tokens_pb2 as pb
 class TokenServicer:
     """Reads the request, asks the tokens' front, writes the token as it is then."""
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: Tokens, ended: asyncio.Event) -> None:
+        """``ended``: set when the daemon drains; watches end then."""
         self._tokens = tokens
+        self._ended = ended
 
     async def list_tokens(
         self,
@@ -25,6 +32,18 @@ class TokenServicer:
         return pb.ListTokensResponse(
             tokens=[wire.token_message(t) for t in self._tokens.list(caller)]
         )
+
+    async def watch_tokens(
+        self, caller: Caller, message: pb.WatchTokensRequest
+    ) -> AsyncIterator[pb.Token]:
+        """Tokens now and whenever they change, until the caller leaves or the daemon drains."""
+        token = check_token(message.token) if message.token else ""
+        asked = check_request_id(message.for_request_id)
+        async with aclosing(
+            until(self._ended, self._tokens.watch(caller, token, asked))
+        ) as changes:
+            async for status in changes:
+                yield wire.token_message(status)
 
     async def unlock(self, caller: Caller, message: pb.UnlockRequest) -> pb.Token:
         """Log in."""

@@ -24,31 +24,37 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14keyd/v1/tokens.proto\x12\x07keyd.v1\"\xd1\x01\n\x05Token\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05state\x18\x02 \x01(\x0e\x32\x13.keyd.v1.TokenState\x12\x0e\n\x06serial\x18\x03 \x01(\t\x12\r\n\x05label\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x14\n\x0cmanufacturer\x18\x06 \x01(\t\x12\x10\n\x08\x66irmware\x18\x07 \x01(\t\x12\x11\n\tpin_state\x18\x08 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t\x12\r\n\x05hosts\x18\n \x01(\x05\x12\x0e\n\x06queued\x18\x0b \x01(\x05\"\x13\n\x11ListTokensRequest\"4\n\x12ListTokensResponse\x12\x1e\n\x06tokens\x18\x01 \x03(\x0b\x32\x0e.keyd.v1.Token\"W\n\rUnlockRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03pin\x18\x02 \x01(\t\x12\x16\n\x0espend_last_try\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"@\n\x0bLockRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"#\n\x12ListObjectsRequest\x12\r\n\x05token\x18\x01 \x01(\t\"<\n\x13ListObjectsResponse\x12%\n\x07objects\x18\x01 \x03(\x0b\x32\x14.keyd.v1.TokenObject\"\xd9\x01\n\x0bTokenObject\x12\x11\n\tobject_id\x18\x01 \x01(\x0c\x12\r\n\x05label\x18\x02 \x01(\t\x12\x11\n\talgorithm\x18\x03 \x01(\t\x12\x12\n\npublic_key\x18\x04 \x01(\x0c\x12\x11\n\tsensitive\x18\x05 \x01(\x08\x12\x13\n\x0b\x65xtractable\x18\x06 \x01(\x08\x12\x18\n\x10\x61lways_sensitive\x18\x07 \x01(\x08\x12\x19\n\x11never_extractable\x18\x08 \x01(\x08\x12\r\n\x05local\x18\t \x01(\x08\x12\x15\n\rregistered_as\x18\n \x01(\t*\xa5\x01\n\nTokenState\x12\x1b\n\x17TOKEN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12TOKEN_STATE_ABSENT\x10\x01\x12\x16\n\x12TOKEN_STATE_LOCKED\x10\x02\x12\x15\n\x11TOKEN_STATE_READY\x10\x03\x12\x1a\n\x16TOKEN_STATE_PIN_LOCKED\x10\x04\x12\x17\n\x13TOKEN_STATE_FAULTED\x10\x05\x32\xff\x01\n\x0cTokenService\x12\x45\n\nListTokens\x12\x1a.keyd.v1.ListTokensRequest\x1a\x1b.keyd.v1.ListTokensResponse\x12\x30\n\x06Unlock\x12\x16.keyd.v1.UnlockRequest\x1a\x0e.keyd.v1.Token\x12,\n\x04Lock\x12\x14.keyd.v1.LockRequest\x1a\x0e.keyd.v1.Token\x12H\n\x0bListObjects\x12\x1b.keyd.v1.ListObjectsRequest\x1a\x1c.keyd.v1.ListObjectsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14keyd/v1/tokens.proto\x12\x07keyd.v1\"\x97\x02\n\x05Token\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05state\x18\x02 \x01(\x0e\x32\x13.keyd.v1.TokenState\x12\x0e\n\x06serial\x18\x03 \x01(\t\x12\r\n\x05label\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x14\n\x0cmanufacturer\x18\x06 \x01(\t\x12\x10\n\x08\x66irmware\x18\x07 \x01(\t\x12\x11\n\tpin_state\x18\x08 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t\x12\r\n\x05hosts\x18\n \x01(\x05\x12\x0e\n\x06queued\x18\x0b \x01(\x05\x12\x1d\n\x05touch\x18\x0c \x01(\x0b\x32\x0e.keyd.v1.Touch\x12%\n\x07waiting\x18\r \x03(\x0b\x32\x14.keyd.v1.WaitingCall\"d\n\x05Touch\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x10\n\x08\x61sked_by\x18\x03 \x01(\t\x12\x0e\n\x06left_s\x18\x04 \x01(\x01\x12\x10\n\x08window_s\x18\x05 \x01(\x01\x12\x0c\n\x04text\x18\x06 \x01(\t\"N\n\x0bWaitingCall\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x10\n\x08\x61sked_by\x18\x03 \x01(\t\x12\x12\n\nsignatures\x18\x04 \x01(\x05\";\n\x12WatchTokensRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x16\n\x0e\x66or_request_id\x18\x02 \x01(\t\"\x13\n\x11ListTokensRequest\"4\n\x12ListTokensResponse\x12\x1e\n\x06tokens\x18\x01 \x03(\x0b\x32\x0e.keyd.v1.Token\"W\n\rUnlockRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03pin\x18\x02 \x01(\t\x12\x16\n\x0espend_last_try\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"@\n\x0bLockRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"#\n\x12ListObjectsRequest\x12\r\n\x05token\x18\x01 \x01(\t\"<\n\x13ListObjectsResponse\x12%\n\x07objects\x18\x01 \x03(\x0b\x32\x14.keyd.v1.TokenObject\"\xd9\x01\n\x0bTokenObject\x12\x11\n\tobject_id\x18\x01 \x01(\x0c\x12\r\n\x05label\x18\x02 \x01(\t\x12\x11\n\talgorithm\x18\x03 \x01(\t\x12\x12\n\npublic_key\x18\x04 \x01(\x0c\x12\x11\n\tsensitive\x18\x05 \x01(\x08\x12\x13\n\x0b\x65xtractable\x18\x06 \x01(\x08\x12\x18\n\x10\x61lways_sensitive\x18\x07 \x01(\x08\x12\x19\n\x11never_extractable\x18\x08 \x01(\x08\x12\r\n\x05local\x18\t \x01(\x08\x12\x15\n\rregistered_as\x18\n \x01(\t*\xa5\x01\n\nTokenState\x12\x1b\n\x17TOKEN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12TOKEN_STATE_ABSENT\x10\x01\x12\x16\n\x12TOKEN_STATE_LOCKED\x10\x02\x12\x15\n\x11TOKEN_STATE_READY\x10\x03\x12\x1a\n\x16TOKEN_STATE_PIN_LOCKED\x10\x04\x12\x17\n\x13TOKEN_STATE_FAULTED\x10\x05\x32\xbd\x02\n\x0cTokenService\x12\x45\n\nListTokens\x12\x1a.keyd.v1.ListTokensRequest\x1a\x1b.keyd.v1.ListTokensResponse\x12<\n\x0bWatchTokens\x12\x1b.keyd.v1.WatchTokensRequest\x1a\x0e.keyd.v1.Token0\x01\x12\x30\n\x06Unlock\x12\x16.keyd.v1.UnlockRequest\x1a\x0e.keyd.v1.Token\x12,\n\x04Lock\x12\x14.keyd.v1.LockRequest\x1a\x0e.keyd.v1.Token\x12H\n\x0bListObjects\x12\x1b.keyd.v1.ListObjectsRequest\x1a\x1c.keyd.v1.ListObjectsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'keyd.v1.tokens_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOKENSTATE']._serialized_start=795
-  _globals['_TOKENSTATE']._serialized_end=960
+  _globals['_TOKENSTATE']._serialized_start=1108
+  _globals['_TOKENSTATE']._serialized_end=1273
   _globals['_TOKEN']._serialized_start=34
-  _globals['_TOKEN']._serialized_end=243
-  _globals['_LISTTOKENSREQUEST']._serialized_start=245
-  _globals['_LISTTOKENSREQUEST']._serialized_end=264
-  _globals['_LISTTOKENSRESPONSE']._serialized_start=266
-  _globals['_LISTTOKENSRESPONSE']._serialized_end=318
-  _globals['_UNLOCKREQUEST']._serialized_start=320
-  _globals['_UNLOCKREQUEST']._serialized_end=407
-  _globals['_LOCKREQUEST']._serialized_start=409
-  _globals['_LOCKREQUEST']._serialized_end=473
-  _globals['_LISTOBJECTSREQUEST']._serialized_start=475
-  _globals['_LISTOBJECTSREQUEST']._serialized_end=510
-  _globals['_LISTOBJECTSRESPONSE']._serialized_start=512
-  _globals['_LISTOBJECTSRESPONSE']._serialized_end=572
-  _globals['_TOKENOBJECT']._serialized_start=575
-  _globals['_TOKENOBJECT']._serialized_end=792
-  _globals['_TOKENSERVICE']._serialized_start=963
-  _globals['_TOKENSERVICE']._serialized_end=1218
+  _globals['_TOKEN']._serialized_end=313
+  _globals['_TOUCH']._serialized_start=315
+  _globals['_TOUCH']._serialized_end=415
+  _globals['_WAITINGCALL']._serialized_start=417
+  _globals['_WAITINGCALL']._serialized_end=495
+  _globals['_WATCHTOKENSREQUEST']._serialized_start=497
+  _globals['_WATCHTOKENSREQUEST']._serialized_end=556
+  _globals['_LISTTOKENSREQUEST']._serialized_start=558
+  _globals['_LISTTOKENSREQUEST']._serialized_end=577
+  _globals['_LISTTOKENSRESPONSE']._serialized_start=579
+  _globals['_LISTTOKENSRESPONSE']._serialized_end=631
+  _globals['_UNLOCKREQUEST']._serialized_start=633
+  _globals['_UNLOCKREQUEST']._serialized_end=720
+  _globals['_LOCKREQUEST']._serialized_start=722
+  _globals['_LOCKREQUEST']._serialized_end=786
+  _globals['_LISTOBJECTSREQUEST']._serialized_start=788
+  _globals['_LISTOBJECTSREQUEST']._serialized_end=823
+  _globals['_LISTOBJECTSRESPONSE']._serialized_start=825
+  _globals['_LISTOBJECTSRESPONSE']._serialized_end=885
+  _globals['_TOKENOBJECT']._serialized_start=888
+  _globals['_TOKENOBJECT']._serialized_end=1105
+  _globals['_TOKENSERVICE']._serialized_start=1276
+  _globals['_TOKENSERVICE']._serialized_end=1593
 # @@protoc_insertion_point(module_scope)

@@ -63,6 +63,8 @@ class Token(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     HOSTS_FIELD_NUMBER: _builtins.int
     QUEUED_FIELD_NUMBER: _builtins.int
+    TOUCH_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name in the configuration."""
     state: Global___TokenState.ValueType
@@ -80,6 +82,14 @@ class Token(_message.Message):
     """Token host processes that are logged in."""
     queued: _builtins.int
     """Signatures waiting in front of it."""
+    @_builtins.property
+    def touch(self) -> Global___Touch:
+        """Set while it waits for a touch."""
+
+    @_builtins.property
+    def waiting(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitingCall]:
+        """The first calls in front of it, in the order of their turns."""
+
     def __init__(
         self,
         *,
@@ -94,14 +104,113 @@ class Token(_message.Message):
         detail: _builtins.str = ...,
         hosts: _builtins.int = ...,
         queued: _builtins.int = ...,
+        touch: Global___Touch | None = ...,
+        waiting: _abc.Iterable[Global___WaitingCall] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["touch", b"touch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "firmware", b"firmware", "hosts", b"hosts", "label", b"label", "manufacturer", b"manufacturer", "model", b"model", "name", b"name", "pin_state", b"pin_state", "queued", b"queued", "serial", b"serial", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "firmware", b"firmware", "hosts", b"hosts", "label", b"label", "manufacturer", b"manufacturer", "model", b"model", "name", b"name", "pin_state", b"pin_state", "queued", b"queued", "serial", b"serial", "state", b"state", "touch", b"touch", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Token: _TypeAlias = Token  # noqa: Y015
+
+@_typing.final
+class Touch(_message.Message):
+    """A token blinks for a signature. What it is for is empty where the caller may not see the key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    ASKED_BY_FIELD_NUMBER: _builtins.int
+    LEFT_S_FIELD_NUMBER: _builtins.int
+    WINDOW_S_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    what: _builtins.str
+    """Such as "root 7"; empty where the payload does not say."""
+    asked_by: _builtins.str
+    """The principal who asked."""
+    left_s: _builtins.float
+    """Seconds until the token gives up, and how many there were."""
+    window_s: _builtins.float
+    text: _builtins.str
+    """All this as one line."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        what: _builtins.str = ...,
+        asked_by: _builtins.str = ...,
+        left_s: _builtins.float = ...,
+        window_s: _builtins.float = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_by", b"asked_by", "key", b"key", "left_s", b"left_s", "text", b"text", "what", b"what", "window_s", b"window_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Touch: _TypeAlias = Touch  # noqa: Y015
+
+@_typing.final
+class WaitingCall(_message.Message):
+    """A call that waits for a token; empty where the caller may not see the key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    ASKED_BY_FIELD_NUMBER: _builtins.int
+    SIGNATURES_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    what: _builtins.str
+    asked_by: _builtins.str
+    signatures: _builtins.int
+    """Signatures of it that wait."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        what: _builtins.str = ...,
+        asked_by: _builtins.str = ...,
+        signatures: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_by", b"asked_by", "key", b"key", "signatures", b"signatures", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitingCall: _TypeAlias = WaitingCall  # noqa: Y015
+
+@_typing.final
+class WatchTokensRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    FOR_REQUEST_ID_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """Empty for all."""
+    for_request_id: _builtins.str
+    """Only tokens that ask for a touch, or make wait, for the caller's own request with this id.
+    Whoever may sign may watch that; other watchers need the grant `tokens`.
+    """
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        for_request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["for_request_id", b"for_request_id", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTokensRequest: _TypeAlias = WatchTokensRequest  # noqa: Y015
 
 @_typing.final
 class ListTokensRequest(_message.Message):

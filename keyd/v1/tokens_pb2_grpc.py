@@ -40,6 +40,11 @@ class TokenServiceStub(object):
                 request_serializer=keyd_dot_v1_dot_tokens__pb2.ListTokensRequest.SerializeToString,
                 response_deserializer=keyd_dot_v1_dot_tokens__pb2.ListTokensResponse.FromString,
                 _registered_method=True)
+        self.WatchTokens = channel.unary_stream(
+                '/keyd.v1.TokenService/WatchTokens',
+                request_serializer=keyd_dot_v1_dot_tokens__pb2.WatchTokensRequest.SerializeToString,
+                response_deserializer=keyd_dot_v1_dot_tokens__pb2.Token.FromString,
+                _registered_method=True)
         self.Unlock = channel.unary_unary(
                 '/keyd.v1.TokenService/Unlock',
                 request_serializer=keyd_dot_v1_dot_tokens__pb2.UnlockRequest.SerializeToString,
@@ -63,6 +68,14 @@ class TokenServiceServicer(object):
 
     def ListTokens(self, request, context):
         """All configured tokens the caller may see, in the order of the configuration.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchTokens(self, request, context):
+        """The same tokens now, and each again whenever it changes: its state, what it asks of a person,
+        who waits for it. While one blinks it is sent once a second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +109,11 @@ def add_TokenServiceServicer_to_server(servicer, server):
                     servicer.ListTokens,
                     request_deserializer=keyd_dot_v1_dot_tokens__pb2.ListTokensRequest.FromString,
                     response_serializer=keyd_dot_v1_dot_tokens__pb2.ListTokensResponse.SerializeToString,
+            ),
+            'WatchTokens': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTokens,
+                    request_deserializer=keyd_dot_v1_dot_tokens__pb2.WatchTokensRequest.FromString,
+                    response_serializer=keyd_dot_v1_dot_tokens__pb2.Token.SerializeToString,
             ),
             'Unlock': grpc.unary_unary_rpc_method_handler(
                     servicer.Unlock,
@@ -141,6 +159,33 @@ class TokenService(object):
             '/keyd.v1.TokenService/ListTokens',
             keyd_dot_v1_dot_tokens__pb2.ListTokensRequest.SerializeToString,
             keyd_dot_v1_dot_tokens__pb2.ListTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/keyd.v1.TokenService/WatchTokens',
+            keyd_dot_v1_dot_tokens__pb2.WatchTokensRequest.SerializeToString,
+            keyd_dot_v1_dot_tokens__pb2.Token.FromString,
             options,
             channel_credentials,
             insecure,

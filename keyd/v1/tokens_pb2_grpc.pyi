@@ -35,6 +35,10 @@ class TokenServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TokenServiceAsyncStub: ...
     ListTokens: _grpc.UnaryUnaryMultiCallable[_tokens_pb2.ListTokensRequest, _tokens_pb2.ListTokensResponse]
     """All configured tokens the caller may see, in the order of the configuration."""
+    WatchTokens: _grpc.UnaryStreamMultiCallable[_tokens_pb2.WatchTokensRequest, _tokens_pb2.Token]
+    """The same tokens now, and each again whenever it changes: its state, what it asks of a person,
+    who waits for it. While one blinks it is sent once a second.
+    """
     Unlock: _grpc.UnaryUnaryMultiCallable[_tokens_pb2.UnlockRequest, _tokens_pb2.Token]
     """Logs in. Has a grant of its own and is refused over TCP unless the policy says otherwise."""
     Lock: _grpc.UnaryUnaryMultiCallable[_tokens_pb2.LockRequest, _tokens_pb2.Token]
@@ -49,6 +53,10 @@ class TokenServiceAsyncStub(TokenServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListTokens: _aio.UnaryUnaryMultiCallable[_tokens_pb2.ListTokensRequest, _tokens_pb2.ListTokensResponse]  # type: ignore[assignment]
     """All configured tokens the caller may see, in the order of the configuration."""
+    WatchTokens: _aio.UnaryStreamMultiCallable[_tokens_pb2.WatchTokensRequest, _tokens_pb2.Token]  # type: ignore[assignment]
+    """The same tokens now, and each again whenever it changes: its state, what it asks of a person,
+    who waits for it. While one blinks it is sent once a second.
+    """
     Unlock: _aio.UnaryUnaryMultiCallable[_tokens_pb2.UnlockRequest, _tokens_pb2.Token]  # type: ignore[assignment]
     """Logs in. Has a grant of its own and is refused over TCP unless the policy says otherwise."""
     Lock: _aio.UnaryUnaryMultiCallable[_tokens_pb2.LockRequest, _tokens_pb2.Token]  # type: ignore[assignment]
@@ -66,6 +74,16 @@ class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tokens_pb2.ListTokensResponse, _abc.Awaitable[_tokens_pb2.ListTokensResponse]]:
         """All configured tokens the caller may see, in the order of the configuration."""
+
+    @_abc_1.abstractmethod
+    def WatchTokens(
+        self,
+        request: _tokens_pb2.WatchTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tokens_pb2.Token], _abc.AsyncIterator[_tokens_pb2.Token]]:
+        """The same tokens now, and each again whenever it changes: its state, what it asks of a person,
+        who waits for it. While one blinks it is sent once a second.
+        """
 
     @_abc_1.abstractmethod
     def Unlock(

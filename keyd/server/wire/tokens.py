@@ -25,7 +25,7 @@ def pin(message: pb.UnlockRequest) -> Pin | None:
 
 def token_message(status: TokenStatus) -> pb.Token:
     """A token as it stands."""
-    return pb.Token(
+    message = pb.Token(
         name=status.name,
         state=_STATES_OUT[status.state],
         serial=status.serial,
@@ -37,7 +37,29 @@ def token_message(status: TokenStatus) -> pb.Token:
         detail=status.detail,
         hosts=status.hosts,
         queued=status.queued,
+        waiting=[
+            pb.WaitingCall(
+                key=call.purpose.key,
+                what=call.purpose.what,
+                asked_by=call.purpose.asked_by,
+                signatures=call.signatures,
+            )
+            for call in status.waiting
+        ],
     )
+    if status.touch is not None:
+        touch, purpose = status.touch, status.touch.purpose
+        message.touch.CopyFrom(
+            pb.Touch(
+                key=purpose.key,
+                what=purpose.what,
+                asked_by=purpose.asked_by,
+                left_s=touch.left_s,
+                window_s=touch.window_s,
+                text=str(touch),
+            )
+        )
+    return message
 
 
 def object_message(found: TokenObject, registered_as: str) -> pb.TokenObject:
