@@ -13,6 +13,7 @@ from keyd.cli import output
 from keyd.cli.exits import Exit
 from keyd.cli.settings import Command, Settings
 from keyd.cli.signwait import WaitingCommand, advise, sign_when_approved, wait_time
+from keyd.cli.touches import telling_touches
 
 if TYPE_CHECKING:
     from keyd.client import Signature
@@ -77,8 +78,13 @@ def sign(
         dry_run=dry_run,
     )
     with settings.connect() as keyd:
+
+        def ask() -> Signature:
+            with telling_touches(lambda id: keyd.watch_tokens(for_request_id=id)) as request_id:
+                return keyd.sign_one(request, request_id=request_id)
+
         try:
-            signed = keyd.sign_one(request)
+            signed = ask()
         except AlgorithmMismatchError as e:
             advise_encoding(e, encoding)
             raise
@@ -92,7 +98,7 @@ def sign(
             if wait_s is None or dry_run:
                 advise(e)
                 raise
-            signed = sign_when_approved(keyd, lambda: keyd.sign_one(request), e, wait_s)
+            signed = sign_when_approved(keyd, ask, e, wait_s)
     if target and not dry_run:
         _write(target, signed.signature)
     if target != "-" or dry_run:
