@@ -16,6 +16,7 @@ from keyd.enrolment import NO_DETAILS, version_entry
 from keyd.errors import KeyExistsError, TokenObjectError
 from keyd.model import (
     Action,
+    Attestation,
     AuditLog,
     Binding,
     Caller,
@@ -84,8 +85,10 @@ class Adoption:
         bindings: frozenset[Binding],
         said: str,
         details: Mapping[str, str] = NO_DETAILS,
+        proven: Attestation | None = None,
     ) -> None:
-        """Register a key pair that is there already; it must sign, and must not be exportable."""
+        """Register a key pair that is there already; it must sign, and must not be exportable.
+        ``proven``: what its device has proven of it."""
         if found.algorithm is None:
             raise TokenObjectError(
                 f"keyd does not use this kind of key; it uses {', '.join(KeyAlgorithm)}",
@@ -113,13 +116,14 @@ class Adoption:
             key=name,
             number=number,
             state=VersionState.ENABLED,
-            origin=Origin.ADOPTED,
+            origin=Origin.ATTESTED if proven else Origin.ADOPTED,
             token_serial=found.serial,
             object_id=found.object_id,
             public_key=found.public_key,
             keyids=publickeys.keyids(found.public_key, key.scheme),
             created_at=self._clock.now(),
             created_by=caller.principal.id,
+            attestation=proven,
         )
         effects.append(InsertVersion(version))
         # Like a rotation: a further version of a bound key is only staged.
@@ -135,8 +139,8 @@ class Adoption:
         consent = await self._approvals.consent_to(
             caller, Action.ADOPT, name, asked, key_version=number, said=said
         )
-        details = {**details, **self._approvals.details(consent)}
-        entry = version_entry(
-            caller, Action.ADOPT, key, version, said=said, message="adopted, origin unproven"
-        )
+        shown = proven.details() if proven else NO_DETAILS
+        details = {**details, **shown, **self._approvals.details(consent)}
+        message = "adopted, attested by its device" if proven else "adopted, origin unproven"
+        entry = version_entry(caller, Action.ADOPT, key, version, said=said, message=message)
         await self._audit.record(replace(entry, alert=True, details=details), (*consent, *effects))

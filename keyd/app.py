@@ -14,12 +14,14 @@ from datetime import UTC, datetime
 import grpc
 
 from keyd import __version__, sdnotify
+from keyd.attestation import Trust
 from keyd.audit.checkpointer import Checkpointer, CheckpointSettings, LogSigner
 from keyd.audit.log import Log, LogSettings, boot_time_s
 from keyd.audit.note import VerifierKey
 from keyd.config import Config, NotaryListenerSection
 from keyd.config.values import split_address
 from keyd.device.pool import DevicePool
+from keyd.device.yubikeys import PoolYubiKeys
 from keyd.enrolment import Enrolment
 from keyd.errors import ConfigError, KeydError
 from keyd.gate import Gate
@@ -219,6 +221,8 @@ class Daemon:
             device=self._device,
             enrolment=self._enrolment,
             clock=self._clock,
+            yubikeys=PoolYubiKeys(self._device, store.pin_attempts, self._clock.now),
+            trust=Trust.of_files(*config.server.attestation_roots),
         )
         self._look_ahead = build_look_ahead(
             self._core,
@@ -243,7 +247,14 @@ class Daemon:
         wait_s = self._config.server.destroy_wait_days * 86_400
         rooms = build_rooms(self._core, workers, destroy_wait_s=wait_s)
         self._background.start(rooms.approvals.tend())
-        to_drain = (rooms.approvals, rooms.signing, self._enrolment, rooms.keys, rooms.tokens)
+        to_drain = (
+            rooms.approvals,
+            rooms.signing,
+            self._enrolment,
+            rooms.keys,
+            rooms.tokens,
+            rooms.yubikeys,
+        )
         for room in to_drain:
             self._stack.push_async_callback(room.drain)
         places = [section.place() for section in self._config.notary]
@@ -253,6 +264,7 @@ class Daemon:
             signing=rooms.signing,
             keys=rooms.keys,
             tokens=rooms.tokens,
+            yubikeys=rooms.yubikeys,
             approvals=rooms.approvals,
             ceremonies=rooms.ceremonies,
             roles=rooms.roles,

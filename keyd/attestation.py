@@ -93,14 +93,18 @@ def verify(
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
             raise _error("expired", f"{_name(certificate)} is not valid at {now:%Y-%m-%d}")
     found = _facts(statement, tuple(c.public_bytes(Encoding.DER) for c in chain))
-    attested = statement.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if attested != public_key:
+    if spki(statement) != public_key:
         raise _error("other-key", "it speaks of another public key")
     if found.serial != serial:
         raise _error("other-serial", f"it speaks of YubiKey {found.serial}, not {serial}")
     if found.slot != str(slot):
         raise _error("other-slot", f"it speaks of slot {found.slot}, not {slot}")
     return found
+
+
+def spki(certificate: x509.Certificate) -> bytes:
+    """The certificate's public key as DER SubjectPublicKeyInfo."""
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _read(der: bytes) -> x509.Certificate:

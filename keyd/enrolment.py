@@ -10,14 +10,15 @@ key pair is there and signs, undone when it is not. Nothing is ever destroyed on
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from keyd import publickeys
-from keyd.errors import AuditUnavailableError, KeydError
+from keyd.errors import AuditUnavailableError, KeydError, TokenObjectError
 from keyd.model import (
     SYSTEM,
     Action,
+    Attestation,
     AuditLog,
     Caller,
     Clock,
@@ -28,6 +29,7 @@ from keyd.model import (
     InsertVersion,
     Key,
     KeyVersion,
+    Origin,
     Outcome,
     Registry,
     SetActive,
@@ -41,6 +43,17 @@ from keyd.unbroken import Unbroken
 log = logging.getLogger(__name__)
 
 NO_DETAILS: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A key pair that was just made. ``details``: what its entry says of it besides. ``is_tested``:
+    it has signed something already."""
+
+    found: TokenObject
+    attestation: Attestation | None = None
+    details: Mapping[str, str] = field(default_factory=dict)
+    is_tested: bool = False
 
 
 def version_entry(
@@ -95,15 +108,19 @@ class Enrolment:
         activate: bool = False,
         said: str = "",
         details: Mapping[str, str] = NO_DETAILS,
+        make: Callable[[], Awaitable[Made]] | None = None,
     ) -> None:
         """Generate ``version`` on its token and enable it. A caller that leaves does not stop it.
 
         ``before``, ``after``: effects that belong to the intent and the outcome entry; ``details``
         go into the intent entry. The first version of a key is activated in any case; another with
-        ``activate``, unless the key is bound by then.
+        ``activate``, unless the key is bound by then. ``make``: how, where the token's module is
+        not to be asked for it; a TokenObjectError of it says that nothing was made.
         """
         await self._unbroken.run(
-            self._generate(caller, action, key, version, before, activate, said, after, details)
+            self._generate(
+                caller, action, key, version, before, activate, said, after, details, make
+            )
         )
 
     async def drain(self) -> None:
@@ -121,6 +138,7 @@ class Enrolment:
         said: str,
         after: Sequence[Effect] = (),
         details: Mapping[str, str] = NO_DETAILS,
+        make: Callable[[], Awaitable[Made]] | None = None,
     ) -> None:
         # Not name and number: a second creation of the same name ends first and must not unmark.
         mark = version.object_id
@@ -140,20 +158,20 @@ class Enrolment:
                 replace(intent, details=details), (*before, InsertVersion(version))
             )
             try:
-                found = await self._device.generate(
-                    key.token,
-                    key.algorithm,
-                    version.object_id,
-                    f"{key.name}/{version.number}",
-                )
-                await self._enable(caller, action, key, version, found, activate, said, after)
+                made = await (make() if make else self._make(key, version))
+                await self._enable(caller, action, key, version, made, activate, said, after)
             except AuditUnavailableError:
                 raise
             except KeydError as e:
-                await self._undo_if_absent(caller, action, key, version, e)
+                nothing_made = make is not None and isinstance(e, TokenObjectError)
+                await self._undo_if_absent(caller, action, key, version, e, nothing_made)
                 raise
         finally:
             self._busy.discard(mark)
+
+    async def _make(self, key: Key, version: KeyVersion) -> Made:
+        label = f"{key.name}/{version.number}"
+        return Made(await self._device.generate(key.token, key.algorithm, version.object_id, label))
 
     async def _enable(
         self,
@@ -161,13 +179,15 @@ class Enrolment:
         action: str,
         key: Key,
         version: KeyVersion,
-        found: TokenObject,
+        made: Made,
         activate: bool,
         said: str,
         after: Sequence[Effect] = (),
     ) -> None:
+        found = made.found
         check_attributes(found)
-        await check_signs(self._device, key.token, key.algorithm, key.scheme, found)
+        if not made.is_tested:
+            await check_signs(self._device, key.token, key.algorithm, key.scheme, found)
         ids = publickeys.keyids(found.public_key, key.scheme)
         done = replace(
             version,
@@ -184,6 +204,8 @@ class Enrolment:
                 public_key=done.public_key,
                 keyids=ids,
                 token_serial=done.token_serial,
+                origin=Origin.ATTESTED if made.attestation else None,
+                attestation=made.attestation,
             ),
             *after,
         ]
@@ -195,17 +217,25 @@ class Enrolment:
         else:
             message = "generated on the token, tested and staged"
         entry = version_entry(caller, action, key, done, said=said, message=message)
-        await self._audit.record(entry, effects)
+        await self._audit.record(replace(entry, details=made.details), effects)
 
     async def _undo_if_absent(
-        self, caller: Caller, action: str, key: Key, version: KeyVersion, error: KeydError
+        self,
+        caller: Caller,
+        action: str,
+        key: Key,
+        version: KeyVersion,
+        error: KeydError,
+        nothing_made: bool,
     ) -> None:
         """After a failed generation: forget the version if the token shows that nothing was made;
         else leave it PENDING for settle()."""
         details: dict[str, str] = {}
         effects: tuple[Effect, ...] = ()
         try:
-            objects = await self._device.objects(key.token, version.object_id)
+            objects = (
+                [] if nothing_made else await self._device.objects(key.token, version.object_id)
+            )
         except KeydError as e:
             details["left"] = f"PENDING, the token could not be looked at: {e.message}"
         else:
@@ -260,7 +290,7 @@ class Enrolment:
                 else:
                     message = "finished: the token had made it when its generation was cut off"
                     await self._enable(
-                        caller, "recovery", key, version, found, activate=False, said=message
+                        caller, "recovery", key, version, Made(found), activate=False, said=message
                     )
             except KeydError as e:
                 message = f"stays PENDING: {e.message}"

@@ -14,8 +14,12 @@ from keyd.model import (
     Binding,
     Key,
     KeyAlgorithm,
+    PinPolicy,
     Scheme,
+    Slot,
+    SlotOrder,
     TokenObject,
+    TouchPolicy,
     VersionState,
     check_name,
 )
@@ -29,7 +33,8 @@ _MAX_DETAIL_PARTS = 10
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """What a caller wants made. ``token`` may be empty when only one is configured."""
+    """What a caller wants made. ``token`` may be empty when only one is configured. ``slot``,
+    ``pin`` and ``touch`` are for a YubiKey; None for once and never."""
 
     name: str
     token: str
@@ -39,6 +44,9 @@ class NewKey:
     labels: Mapping[str, str] = field(default_factory=dict)
     rotation_period_s: int = 0
     said: str = ""
+    slot: Slot | None = None
+    pin: PinPolicy | None = None
+    touch: TouchPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +82,11 @@ class KeyFilter:
         )
 
 
-def asked_of_new(key: Key) -> dict[str, object]:
+def asked_of_new(key: Key, order: SlotOrder | None = None) -> dict[str, object]:
     """What people consent to when they consent to a new key."""
+    in_slot = {"slot": str(order.slot), "pin": order.pin, "touch": order.touch} if order else {}
     return {
+        **in_slot,
         "algorithm": key.algorithm.value,
         "bindings": bindings_asked(key.bindings),
         "labels": dict(key.labels),

@@ -8,12 +8,12 @@ state that recovery.py finishes or undoes.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from keyd import publickeys
 from keyd.adoption import Adoption
 from keyd.approvals import Approvals
-from keyd.enrolment import Enrolment
+from keyd.enrolment import Enrolment, Made
 from keyd.errors import (
     InvalidRequestError,
     KeyBoundError,
@@ -50,10 +50,13 @@ from keyd.model import (
     Outcome,
     Registry,
     SetKeyFields,
+    SlotOrder,
+    TokenObject,
     VersionState,
     check_name,
 )
 from keyd.rolegrants import RoleGrants
+from keyd.slots import InSlots
 from keyd.versions import Versions
 
 
@@ -72,8 +75,10 @@ class Keys(Versions):
         approvals: Approvals,
         check_clock: Callable[[], None],
         destroy_wait_s: int,
+        slots: InSlots | None = None,
     ) -> None:
-        """``check_clock`` raises ClockError while the clock is not to be trusted."""
+        """``check_clock`` raises ClockError while the clock is not to be trusted. ``slots``: where
+        keys on YubiKeys are made."""
         super().__init__(
             gate=gate,
             registry=registry,
@@ -85,6 +90,7 @@ class Keys(Versions):
             destroy_wait_s=destroy_wait_s,
         )
         self._enrolment = enrolment
+        self._slots = slots
         self._grants = RoleGrants(gate, registry)
         self._adoption = Adoption(
             device=device, audit=audit, registry=registry, clock=clock, approvals=approvals
@@ -142,13 +148,14 @@ class Keys(Versions):
             rotation_period_s=new.rotation_period_s,
         )
         await self._check_joining(caller, Action.CREATE, new.name, new.bindings)
-        version = self._pending(caller, key, 1)
+        order = await self._order(caller, new, token)
+        version = self._pending(caller, key, 1, order)
         details = binding_details(frozenset(), new.bindings) if new.bindings else {}
         consent = await self._approvals.consent_to(
             caller,
             Action.CREATE,
             key.name,
-            asked_of_new(key),
+            asked_of_new(key, order),
             said=new.said,
         )
         await self._enrolment.generate(
@@ -159,8 +166,40 @@ class Keys(Versions):
             before=(*consent, InsertKey(key)),
             said=new.said,
             details=details | self._approvals.details(consent),
+            make=self._maker(token, order),
         )
         return self._gate.existing(new.name)
+
+    async def _order(self, caller: Caller, new: NewKey, token: str) -> SlotOrder | None:
+        """For a YubiKey: what is made in which slot; refusals are in the log."""
+        if self._slots is None or not self._slots.is_yubikey(token):
+            if new.slot is not None or new.pin is not None or new.touch is not None:
+                raise InvalidRequestError(
+                    "slot",
+                    f"token {token} is not known as a YubiKey: slot, PIN and touch policies are "
+                    "for those",
+                    hint="keydctl token list",
+                )
+            return None
+        if new.slot is None:
+            raise InvalidRequestError(
+                "slot",
+                f"token {token} is a YubiKey: say in which slot the key shall lie",
+                hint=f"keydctl key create {new.name} --slot 9c --touch always",
+            )
+        try:
+            return await self._slots.order(
+                token, new.slot, new.algorithm, f"{new.name}/1", new.pin, new.touch
+            )
+        except KeydError as e:
+            await self._gate.refuse(caller, Action.CREATE, new.name, e)
+            raise
+
+    def _maker(self, token: str, order: SlotOrder | None) -> Callable[[], Awaitable[Made]] | None:
+        slots = self._slots
+        if order is None or slots is None:
+            return None
+        return lambda: slots.make(token, order)
 
     async def rotate(
         self,
@@ -204,7 +243,12 @@ class Keys(Versions):
                     key=name,
                     version=version.name,
                 )
-        version = self._pending(caller, key, newest + 1)
+        order = None
+        if self._slots is not None and self._slots.is_yubikey(key.token) and key.versions:
+            order = await self._slots.successor(
+                key.token, key.active or key.versions[-1], key.algorithm, f"{name}/{newest + 1}"
+            )
+        version = self._pending(caller, key, newest + 1, order)
         consent = await self._approvals.consent_to(
             caller,
             Action.ROTATE,
@@ -223,6 +267,7 @@ class Keys(Versions):
                 activate=at_once,
                 said=said,
                 details=self._approvals.details(consent),
+                make=self._maker(key.token, order),
             )
         except KeyExistsError as e:
             raise RotationConflictError(
@@ -232,7 +277,9 @@ class Keys(Versions):
             ) from e
         return self._gate.existing(name)
 
-    def _pending(self, caller: Caller, key: Key, number: int) -> KeyVersion:
+    def _pending(
+        self, caller: Caller, key: Key, number: int, order: SlotOrder | None = None
+    ) -> KeyVersion:
         self._token(key.token)
         status = next(t for t in self._device.tokens() if t.name == key.token)
         return KeyVersion(
@@ -241,7 +288,7 @@ class Keys(Versions):
             state=VersionState.PENDING,
             origin=Origin.GENERATED,
             token_serial=status.serial,
-            object_id=secrets.token_bytes(16),
+            object_id=order.slot.object_id if order else secrets.token_bytes(16),
             public_key=b"",
             keyids={},
             created_at=self._clock.now(),
@@ -343,7 +390,8 @@ class Keys(Versions):
                 key=registered.key if seen else "",
             )
         details = binding_details(frozenset(), bindings) if bindings else {}
-        await self._adoption.adopt(caller, token, name, 1, found, bindings, said, details)
+        proven = await self._slots.find_proof(token, found) if self._slots else None
+        await self._adoption.adopt(caller, token, name, 1, found, bindings, said, details, proven)
         return self._gate.existing(name)
 
     async def adopt_labelled(
@@ -360,7 +408,7 @@ class Keys(Versions):
         token = self._token(token)
         names: list[str] = []
         skipped: list[str] = []
-        for found in sorted(await self._adoption.objects(token), key=label_order):
+        for found in sorted(await self._named(token), key=label_order):
             name, number = parse_label(found.label)
             mark = found.label or found.object_id.hex()
             if not number:
@@ -371,13 +419,19 @@ class Keys(Versions):
             else:
                 try:
                     await self._gate.authorize(caller, Action.ADOPT, name)
+                    proven = await self._slots.find_proof(token, found) if self._slots else None
                     await self._adoption.adopt(
-                        caller, token, name, number, found, frozenset(), said
+                        caller, token, name, number, found, frozenset(), said, proven=proven
                     )
                     names.append(name)
                 except KeydError as e:
                     skipped.append(f"{mark}: {e.message}")
         return [self._gate.existing(name) for name in dict.fromkeys(names)], skipped
+
+    async def _named(self, token: str) -> Sequence[TokenObject]:
+        """The key pairs on a token, labelled NAME/N where keyd has named them."""
+        objects = await self._adoption.objects(token)
+        return await self._slots.labelled(token, objects) if self._slots else objects
 
 
 def _shown(version: KeyVersion) -> str:

@@ -159,6 +159,11 @@ class Preparing:
                 f"with: keydctl key rotate {key.name}"
             )
         token = next((t for t in self._device.tokens() if t.name == key.token), None)
+        if token is not None and token.is_yubikey:
+            return (
+                f"not prepared, since a key on YubiKey {token.name} is made with a person at it: "
+                f"keydctl key rotate {key.name}"
+            )
         if token is None or token.state is not TokenState.READY:
             state = "not configured" if token is None else token.state
             return f"prepared as soon as token {key.token} is ready: it is {state}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from keyd import content, sshsig
 from keyd.approvals import Approvals, new_approval_id
+from keyd.attestation import Trust
 from keyd.audit.log import Log
 from keyd.ceremonies import Ceremonies
 from keyd.due import Rotations
@@ -17,15 +18,27 @@ from keyd.gate import Gate
 from keyd.keys import Keys
 from keyd.lookahead import LookAhead
 from keyd.markbook import MarkBook
-from keyd.model import Action, Caller, Clock, Device, Effect, EntryFilter, Outcome, Policy
+from keyd.model import (
+    Action,
+    Caller,
+    Clock,
+    Device,
+    Effect,
+    EntryFilter,
+    Outcome,
+    Policy,
+    YubiKeyDevice,
+)
 from keyd.notaryplaces import Place, Places
 from keyd.notarysigner import NotarySigner
 from keyd.openings import Openings
 from keyd.preparing import Preparing
 from keyd.roles import AcceptedLoss, AcceptLoss, Roles
 from keyd.signing import Signing
+from keyd.slots import InSlots
 from keyd.store.store import Store
 from keyd.tokens import Tokens
+from keyd.yubikeys import YubiKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +52,8 @@ class Core:
     device: Device
     enrolment: Enrolment
     clock: Clock
+    yubikeys: YubiKeyDevice
+    trust: Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +63,7 @@ class Rooms:
     signing: Signing
     keys: Keys
     tokens: Tokens
+    yubikeys: YubiKeys
     approvals: Approvals
     ceremonies: Ceremonies
     roles: Roles
@@ -66,6 +82,13 @@ def build_rooms(core: Core, workers: Executor, *, destroy_wait_s: int) -> Rooms:
         check_clock=log.check_clock,
         new_id=new_approval_id,
         verify_signature=sshsig.verify,
+    )
+    slots = InSlots(
+        device=core.device,
+        yubikeys=core.yubikeys,
+        registry=registry,
+        trust=core.trust,
+        clock=clock,
     )
     return Rooms(
         signing=Signing(
@@ -90,9 +113,19 @@ def build_rooms(core: Core, workers: Executor, *, destroy_wait_s: int) -> Rooms:
             approvals=approvals,
             check_clock=log.check_clock,
             destroy_wait_s=destroy_wait_s,
+            slots=slots,
         ),
         tokens=Tokens(
             gate=gate, device=core.device, audit=log, registry=registry, approvals=approvals
+        ),
+        yubikeys=YubiKeys(
+            gate=gate,
+            device=core.device,
+            yubikeys=core.yubikeys,
+            slots=slots,
+            audit=log,
+            registry=registry,
+            approvals=approvals,
         ),
         approvals=approvals,
         ceremonies=Ceremonies(

@@ -20,6 +20,7 @@ _COMMANDS = {
     "whoami": ("keyd.cli.status:whoami", "Show who you are to the daemon, and your grants."),
     "key": ("keyd.cli.keys:key", "Create, show, rotate and retire keys."),
     "token": ("keyd.cli.tokens:token", "Show tokens, unlock and lock them."),
+    "yubikey": ("keyd.cli.yubikey:yubikey", "Set up YubiKeys, and prove what they hold."),
     "sign": ("keyd.cli.sign:sign", "Sign a file or a digest."),
     "explain": ("keyd.cli.explain:explain", "Show what signing a file means, and if it may be."),
     "verify": ("keyd.cli.sign:verify", "Verify a signature over a file."),

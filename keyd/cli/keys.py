@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _ALGORITHMS = ("ecdsa-p256", "ecdsa-p384", "ed25519", "rsa-2048", "rsa-3072", "rsa-4096")
 _STATES = ("PENDING", "ENABLED", "DISABLED", "DESTROY_SCHEDULED", "DESTROYABLE", "DESTROYED")
+_TOUCH = ("always", "cached", "never")
+_PIN = ("once", "always", "never")
 _FORMATS = ("pem", "tuf", "notary", "ssh", "json")
 
 
@@ -50,6 +52,9 @@ def key() -> None:
 @click.option("--bind", multiple=True, metavar="REPO:ROLE", help="What the key is for; repeatable.")
 @click.option("--label", multiple=True, metavar="K=V", help="Repeatable.")
 @click.option("--rotate-every", type=duration, default="0s", help="When a rotation is due, as 90d.")
+@click.option("--slot", default="", help="On a YubiKey: 9a, 9c, 9d, 9e, 82 to 95; an empty one.")
+@click.option("--touch", type=click.Choice(_TOUCH), help="On a YubiKey: when it wants a touch.")
+@click.option("--pin", type=click.Choice(_PIN), help="On a YubiKey: when it wants the PIN.")
 @REASON
 @click.pass_obj
 def create(
@@ -61,15 +66,24 @@ def create(
     bind: tuple[str, ...],
     label: tuple[str, ...],
     rotate_every: int,
+    slot: str,
+    touch: str | None,
+    pin: str | None,
     reason: str,
 ) -> None:
-    """Generate a key on a token. Without --bind it signs anything."""
-    from keyd.model import KeyAlgorithm, Scheme
+    """Generate a key on a token. Without --bind it signs anything.
+
+    On a YubiKey it is made in a slot that is empty, with policies it keeps for ever: by default
+    it wants the PIN once for a login, and no touch. Nothing is ever overwritten.
+    """
+    from keyd.model import KeyAlgorithm, PinPolicy, Scheme, Slot, TouchPolicy
 
     if scheme and scheme not in list(Scheme):
         raise click.UsageError(f"{scheme} is no scheme; known are {', '.join(Scheme)}")
     bindings = read_bindings(bind)
     labels = read_labels(label)
+    if touch in ("always", "cached"):
+        output.note("touch the YubiKey when it blinks: the new key signs its certificate")
     with settings.connect() as keyd:
         made = keyd.create_key(
             name,
@@ -79,6 +93,9 @@ def create(
             bindings=bindings,
             labels=labels,
             rotation_period_s=rotate_every,
+            slot=Slot.parse(slot) if slot else None,
+            touch=TouchPolicy(touch) if touch else None,
+            pin=PinPolicy(pin) if pin else None,
             reason=reason,
         )
     _show(settings, made, f"created {made.name} on {made.token}")
@@ -244,6 +261,7 @@ def cancel_destroy(settings: Settings, key: str, version: int | None, reason: st
 @click.argument("name", required=False)
 @click.option("--token", required=True, help="The configured token.")
 @click.option("--object-id", default="", metavar="HEX", help="CKA_ID of the key pair.")
+@click.option("--slot", default="", help="On a YubiKey, instead: the slot it lies in, as 9c.")
 @click.option(
     "--all", "--all-labelled", "all_", is_flag=True, help="Every key pair that keyd once labelled."
 )
@@ -255,18 +273,25 @@ def adopt(
     name: str | None,
     token: str,
     object_id: str,
+    slot: str,
     all_: bool,
     bind: tuple[str, ...],
     reason: str,
 ) -> None:
-    """Register key pairs that lie on a token already: NAME --object-id HEX, or --all.
+    """Register key pairs that lie on a token already: NAME --object-id HEX, NAME --slot 9c, --all.
 
-    Their origin stays "adopted-unproven": nobody can prove they were never anywhere else.
+    Their origin stays "adopted-unproven": nobody can prove they were never anywhere else; but a
+    YubiKey that made a key itself proves it, and then its origin is "attested".
     """
     from keyd.cli.keyshapes import key_json
+    from keyd.model import Slot
 
+    if slot and object_id:
+        raise click.UsageError("--slot and --object-id say the same; give one")
+    if slot:
+        object_id = Slot.parse(slot).object_id.hex()
     if all_ == bool(name or object_id) or (not all_ and not (name and object_id)):
-        raise click.UsageError("give either NAME and --object-id HEX, or --all")
+        raise click.UsageError("give either NAME and --object-id HEX or --slot SLOT, or --all")
     if all_ and bind:
         raise click.UsageError("--bind is for a single key; see keydctl key update")
     raw = read_hex(object_id, "--object-id")

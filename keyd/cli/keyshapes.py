@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from keyd import publickeys
 from keyd.cli import durations, output
+from keyd.cli.yubikeyshapes import attestation_json
 from keyd.client import Key
 from keyd.errors import KeydError, KeyNotFoundError
 from keyd.model import KeyVersion
@@ -50,6 +51,7 @@ def version_json(key: Key, v: KeyVersion) -> dict[str, object]:
         "created_at": output.iso(v.created_at),
         "created_by": v.created_by,
         "destroy_after": output.iso(v.destroy_after),
+        "attestation": attestation_json(v.attestation) if v.attestation else None,
     }
 
 
@@ -88,7 +90,14 @@ def details(key: Key) -> str:
         for v in key.versions
     ]
     headers = ("VERSION", "STATE", "ORIGIN", "CREATED", "DESTROY AFTER", "TUF KEYID")
-    return f"{head}\n\n{output.table(headers, rows)}\n(* signs by default)"
+    proven = [
+        f"version {v.number}: made in slot {a.slot} of YubiKey {a.serial} (firmware {a.firmware}), "
+        f"PIN {a.pin}, touch {a.touch}; root {a.fingerprints[-1][:16]}"
+        for v in key.versions
+        if (a := v.attestation)
+    ]
+    shown = f"{head}\n\n{output.table(headers, rows)}\n(* signs by default)"
+    return "\n\n".join([shown, *(["attested\n" + "\n".join(proven)] if proven else [])])
 
 
 def pick(key: Key, number: int) -> KeyVersion:

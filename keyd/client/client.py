@@ -21,6 +21,7 @@ from keyd.client import (
     rolecalls,
     signcalls,
     tokencalls,
+    yubikeycalls,
 )
 from keyd.client.call import Call, Pages
 from keyd.client.checkpoints import default_folder
@@ -40,6 +41,17 @@ def _method(make: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
 
     @functools.wraps(make)
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._do(make(*args, **kwargs))
+
+    return method
+
+
+def _local(make: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
+    """The method that carries out a call whose secrets must not leave the machine."""
+
+    @functools.wraps(make)
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        self._link.check_local()
         return self._do(make(*args, **kwargs))
 
     return method
@@ -161,6 +173,12 @@ class Client:
     unlock = _method(tokencalls.unlock)
     lock = _method(tokencalls.lock)
     list_objects = _method(tokencalls.list_objects)
+    list_yubikeys = _method(yubikeycalls.list_yubikeys)
+    init_yubikey = _local(yubikeycalls.init_yubikey)
+    change_pin = _local(yubikeycalls.change_pin)
+    unblock_pin = _local(yubikeycalls.unblock_pin)
+    attest = _method(yubikeycalls.attest)
+    write_slot_certificate = _method(yubikeycalls.write_slot_certificate)
     list_entries = _paged(auditcalls.list_entries)
     checkpoint = _method(auditcalls.checkpoint)
     prove_inclusion = _method(auditcalls.prove_inclusion)

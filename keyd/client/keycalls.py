@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from keyd.client import types, wire
 from keyd.client.call import Call, Page, Pages, call
-from keyd.model import Binding, KeyAlgorithm, Scheme
+from keyd.model import Binding, KeyAlgorithm, PinPolicy, Scheme, Slot, TouchPolicy
 from keyd.v1 import keys_pb2
 
 
@@ -29,9 +29,13 @@ def create_key(
     bindings: Iterable[Binding] = (),
     labels: Mapping[str, str] | None = None,
     rotation_period_s: int = 0,
+    slot: Slot | None = None,
+    pin: PinPolicy | None = None,
+    touch: TouchPolicy | None = None,
     reason: str = "",
 ) -> Call[types.Key]:
-    """Generate version 1 of a new key; ``token`` may be empty where only one is configured."""
+    """Generate version 1 of a new key; ``token`` may be empty where only one is configured. On a
+    YubiKey it is made in an empty ``slot``, with these policies (None: once, never)."""
     request = keys_pb2.CreateKeyRequest(
         name=name,
         token=token,
@@ -40,6 +44,9 @@ def create_key(
         bindings=wire.bindings(bindings),
         labels=dict(labels or {}),
         rotation_period_s=rotation_period_s,
+        slot=str(slot) if slot else "",
+        pin_policy=pin or "",
+        touch_policy=touch or "",
         reason=reason,
     )
     return _change("CreateKey", request)

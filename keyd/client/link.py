@@ -10,6 +10,7 @@ import grpc
 from keyd.client import certificates
 from keyd.client.checkpoints import KeptCheckpoint
 from keyd.client.endpoint import Endpoint
+from keyd.errors import PolicyDeniedError
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """10 000 RSA-4096 signatures with their public keys are about 15 MiB."""
@@ -47,6 +48,20 @@ class Link:
         self.answered = False
         self.lock = threading.Lock()
         self._shown = False
+
+    def check_local(self) -> None:
+        """Refuse to send a PIN or PUK over TCP; nothing was sent when this raises.
+
+        Raises:
+            PolicyDeniedError: the endpoint is no unix socket.
+        """
+        if not self.endpoint.target.startswith("unix:"):
+            raise PolicyDeniedError(
+                f"PIN and PUK travel over unix sockets only, and the daemon is at "
+                f"{self.endpoint.target}; nothing was sent",
+                hint="run the command on the daemon's machine",
+                rule="secrets stay local",
+            )
 
     def note_to_show(self) -> str:
         """The kept checkpoint when the daemon has not seen it yet on this connection, else

@@ -70,6 +70,34 @@ class TokenObject(model.TokenObject):
 
 
 @dataclass(frozen=True, slots=True)
+class YubiKeySlot(model.SlotContent):
+    """What lies in a slot. ``registered_as``: KEY/versions/N, or empty."""
+
+    registered_as: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class YubiKey:
+    """A configured token that is a YubiKey. ``state`` is None where it could not be read, and
+    ``problem`` says why; ``slots`` are the state's, with what they are registered as."""
+
+    token: str
+    serial: str
+    problem: str
+    state: model.YubiKey | None
+    slots: tuple[YubiKeySlot, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Attested:
+    """What a YubiKey has proven of one of its keys. ``registered_as``: KEY/versions/N, or empty."""
+
+    attestation: model.Attestation
+    public_key: bytes
+    registered_as: str
+
+
+@dataclass(frozen=True, slots=True)
 class Adopted:
     """What AdoptKey registered, and what it left alone, each with the reason."""
 

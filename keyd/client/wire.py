@@ -13,6 +13,7 @@ from keyd.audit.checkpoint import parse_checkpoint
 from keyd.client import types
 from keyd.errors import KeydError
 from keyd.model import (
+    Attestation,
     Binding,
     Digest,
     Encoding,
@@ -21,11 +22,13 @@ from keyd.model import (
     KeyAlgorithm,
     KeyVersion,
     Origin,
+    PinPolicy,
     Purpose,
     Scheme,
     SignRequest,
     TokenState,
     TokenStatus,
+    TouchPolicy,
     TouchRequest,
     VersionState,
     Waiting,
@@ -137,6 +140,20 @@ def _version(name: str, message: keys_pb2.KeyVersion) -> KeyVersion:
         created_at=time(message.created_at),
         created_by=message.created_by,
         destroy_after=time(message.destroy_after) if message.HasField("destroy_after") else None,
+        attestation=attestation(message.attestation) if message.HasField("attestation") else None,
+    )
+
+
+def attestation(message: keys_pb2.Attestation) -> Attestation:
+    """What a device has proven, as the daemon verified it."""
+    return Attestation(
+        slot=message.slot,
+        serial=message.serial,
+        firmware=message.firmware,
+        form_factor=message.form_factor,
+        pin=PinPolicy(message.pin_policy),
+        touch=TouchPolicy(message.touch_policy),
+        chain=tuple(message.chain),
     )
 
 

@@ -54,7 +54,7 @@ def _default(name: str, field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.default
-    if value is None:
+    if value is None or value == ():
         return "none"
     if name == "mode":
         return f'`"{value:04o}"`'

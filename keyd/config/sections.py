@@ -59,6 +59,11 @@ class ServerSection(Section):
         description="Seconds that calls in progress get to finish at SIGTERM. Keep it below the "
         "unit's TimeoutStopSec.",
     )
+    attestation_roots: Annotated[tuple[ConfigPath, ...], Field(strict=False)] = Field(
+        (),
+        description="PEM files of certificates that count for what YubiKeys say of their keys, "
+        "besides Yubico's own: self-signed ones as roots, others as intermediates.",
+    )
     destroy_wait_days: int = Field(
         7, ge=1, le=3650, description="Days between scheduling a destruction and being able to."
     )

@@ -117,6 +117,7 @@ from keyd.model.yubikeys import (
     TouchPolicy,
     YubiKey,
     YubiKeyDevice,
+    check_secret,
 )
 
 __all__ = [
@@ -221,5 +222,6 @@ __all__ = [
     "YubiKeyDevice",
     "check_encoding",
     "check_name",
+    "check_secret",
     "never_gone",
 ]

@@ -103,6 +103,11 @@ class TokenStatus:
     touch: TouchRequest | None = None
     waiting: tuple[Waiting, ...] = ()
 
+    @property
+    def is_yubikey(self) -> bool:
+        """True for the PIV applet of a YubiKey, as libykcs11 shows it."""
+        return self.model.startswith("YubiKey")
+
 
 @dataclass(frozen=True, slots=True)
 class SignJob:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from typing import Protocol
 
 from keyd.errors import InvalidRequestError
@@ -253,3 +254,34 @@ class YubiKeyDevice(Protocol):
         Raises:
             TokenObjectError: it is not for the key in the slot.
         """
+
+
+_FACTORY_SECRETS = frozenset({"123456", "12345678"})
+_COMMON_SECRETS = frozenset({"password", "passw0rd", "qwertyui", "abcd1234", "11223344", "112233"})
+_SECRET_BYTES = range(6, 9)
+_FEWEST_CHARACTERS = 4
+
+
+def check_secret(what: str, secret: Pin) -> None:
+    """Refuse a new PIN or PUK that is the factory's, or that a thief tries first.
+
+    Raises:
+        InvalidRequestError: why, without quoting it.
+    """
+    value = secret.reveal()
+    if len(value.encode()) not in _SECRET_BYTES or not value.isprintable():
+        raise InvalidRequestError(what, "6 to 8 bytes, as a YubiKey takes them")
+    steps = {ord(b) - ord(a) for a, b in pairwise(value)}
+    if value in _FACTORY_SECRETS:
+        why = "that is the factory's, which everybody knows"
+    elif value.lower() in _COMMON_SECRETS:
+        why = "that is one of the first that are tried"
+    elif len(set(value)) < _FEWEST_CHARACTERS:
+        why = f"fewer than {_FEWEST_CHARACTERS} different characters are soon guessed"
+    elif steps in ({1}, {-1}):
+        why = "a plain sequence is soon guessed"
+    else:
+        return
+    raise InvalidRequestError(
+        what, why, hint="take random digits; you have three tries, a thief too"
+    )

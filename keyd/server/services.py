@@ -37,6 +37,7 @@ from keyd.v1 import (
     signing_pb2,
     tokens_pb2,
 )
+from keyd.yubikeys import YubiKeys
 
 _SIGNING = signing_pb2.DESCRIPTOR.services_by_name["SigningService"]
 _KEYS = keys_pb2.DESCRIPTOR.services_by_name["KeyService"]
@@ -73,6 +74,7 @@ def build_services(
     signing: SigningCore,
     keys: Keys,
     tokens: Tokens,
+    yubikeys: YubiKeys | None = None,
     approvals: Approvals,
     ceremonies: Ceremonies,
     roles: Roles,
@@ -98,7 +100,7 @@ def build_services(
                 SigningServicer(signing, CheckpointNews(newest_checkpoint), limits, metrics),
             ),
             (_KEYS, KeyServicer(keys, clock, limits)),
-            (_TOKENS, TokenServicer(tokens, ended)),
+            (_TOKENS, TokenServicer(tokens, ended, yubikeys)),
             (_APPROVALS, ApprovalServicer(approvals, limits, ended)),
             (_CEREMONIES, CeremonyServicer(ceremonies, limits)),
             (_ROLES, RoleServicer(roles, limits)),

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12keyd/v1/keys.proto\x12\x07keyd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"+\n\x07\x42inding\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\"\xf0\x02\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x11\n\talgorithm\x18\x03 \x01(\t\x12\x0e\n\x06scheme\x18\x04 \x01(\t\x12\"\n\x08\x62indings\x18\x05 \x03(\x0b\x32\x10.keyd.v1.Binding\x12(\n\x06labels\x18\x06 \x03(\x0b\x32\x18.keyd.v1.Key.LabelsEntry\x12\x19\n\x11rotation_period_s\x18\x07 \x01(\x03\x12\x16\n\x0e\x61\x63tive_version\x18\x08 \x01(\x05\x12%\n\x08versions\x18\t \x03(\x0b\x32\x13.keyd.v1.KeyVersion\x12.\n\ncreated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x0b \x01(\t\x12\x0e\n\x06\x66rozen\x18\x0c \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xea\x03\n\nKeyVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x05\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.keyd.v1.KeyVersionState\x12\x0e\n\x06origin\x18\x04 \x01(\t\x12\x14\n\x0ctoken_serial\x18\x05 \x01(\t\x12\x11\n\tobject_id\x18\x06 \x01(\x0c\x12\x12\n\npublic_key\x18\x07 \x01(\x0c\x12\x16\n\x0epublic_key_pem\x18\x08 \x01(\t\x12\x16\n\x0epublic_key_tuf\x18\t \x01(\t\x12\x19\n\x11public_key_notary\x18\n \x01(\t\x12\x16\n\x0epublic_key_ssh\x18\x0b \x01(\t\x12/\n\x06keyids\x18\x0c \x03(\x0b\x32\x1f.keyd.v1.KeyVersion.KeyidsEntry\x12.\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x0e \x01(\t\x12\x31\n\rdestroy_after\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06staged\x18\x10 \x01(\x08\x1a-\n\x0bKeyidsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9b\x02\n\x10\x43reateKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x11\n\talgorithm\x18\x03 \x01(\t\x12\x0e\n\x06scheme\x18\x04 \x01(\t\x12\"\n\x08\x62indings\x18\x05 \x03(\x0b\x32\x10.keyd.v1.Binding\x12\x35\n\x06labels\x18\x06 \x03(\x0b\x32%.keyd.v1.CreateKeyRequest.LabelsEntry\x12\x19\n\x11rotation_period_s\x18\x07 \x01(\x03\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xaf\x01\n\x0fListKeysRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x12\n\nrepository\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.keyd.v1.KeyVersionState\x12\r\n\x05label\x18\x05 \x01(\t\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\x12\x0c\n\x04name\x18\x08 \x01(\t\"G\n\x10ListKeysResponse\x12\x1a\n\x04keys\x18\x01 \x03(\x0b\x32\x0c.keyd.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1d\n\rGetKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"v\n\x10RotateKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61t_once\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x1f\n\x17\x65xpected_newest_version\x18\x05 \x01(\x05\"^\n\x19\x41\x63tivateKeyVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"V\n\x11KeyVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"k\n\x16ScheduleDestroyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0e\n\x06wait_s\x18\x03 \x01(\x03\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\x9f\x01\n\x0f\x41\x64optKeyRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tobject_id\x18\x03 \x01(\x0c\x12\x14\n\x0c\x61ll_labelled\x18\x04 \x01(\x08\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\"\n\x08\x62indings\x18\x07 \x03(\x0b\x32\x10.keyd.v1.Binding\"?\n\x10\x41\x64optKeyResponse\x12\x1a\n\x04keys\x18\x01 \x03(\x0b\x32\x0c.keyd.v1.Key\x12\x0f\n\x07skipped\x18\x02 \x03(\t\"\xb0\x02\n\x10UpdateKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cset_bindings\x18\x02 \x01(\x08\x12\"\n\x08\x62indings\x18\x03 \x03(\x0b\x32\x10.keyd.v1.Binding\x12\x12\n\nset_labels\x18\x04 \x01(\x08\x12\x35\n\x06labels\x18\x05 \x03(\x0b\x32%.keyd.v1.UpdateKeyRequest.LabelsEntry\x12\x1b\n\x13set_rotation_period\x18\x06 \x01(\x08\x12\x19\n\x11rotation_period_s\x18\x07 \x01(\x03\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"@\n\rFreezeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"!\n\x0e\x46reezeResponse\x12\x0f\n\x07\x66reezes\x18\x01 \x03(\t*\xff\x01\n\x0fKeyVersionState\x12!\n\x1dKEY_VERSION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19KEY_VERSION_STATE_PENDING\x10\x01\x12\x1d\n\x19KEY_VERSION_STATE_ENABLED\x10\x02\x12\x1e\n\x1aKEY_VERSION_STATE_DISABLED\x10\x03\x12\'\n#KEY_VERSION_STATE_DESTROY_SCHEDULED\x10\x04\x12!\n\x1dKEY_VERSION_STATE_DESTROYABLE\x10\x05\x12\x1f\n\x1bKEY_VERSION_STATE_DESTROYED\x10\x06\x32\xcf\x06\n\nKeyService\x12\x34\n\tCreateKey\x12\x19.keyd.v1.CreateKeyRequest\x1a\x0c.keyd.v1.Key\x12?\n\x08ListKeys\x12\x18.keyd.v1.ListKeysRequest\x1a\x19.keyd.v1.ListKeysResponse\x12.\n\x06GetKey\x12\x16.keyd.v1.GetKeyRequest\x1a\x0c.keyd.v1.Key\x12\x34\n\tRotateKey\x12\x19.keyd.v1.RotateKeyRequest\x1a\x0c.keyd.v1.Key\x12\x46\n\x12\x41\x63tivateKeyVersion\x12\".keyd.v1.ActivateKeyVersionRequest\x1a\x0c.keyd.v1.Key\x12<\n\x10\x45nableKeyVersion\x12\x1a.keyd.v1.KeyVersionRequest\x1a\x0c.keyd.v1.Key\x12=\n\x11\x44isableKeyVersion\x12\x1a.keyd.v1.KeyVersionRequest\x1a\x0c.keyd.v1.Key\x12@\n\x0fScheduleDestroy\x12\x1f.keyd.v1.ScheduleDestroyRequest\x1a\x0c.keyd.v1.Key\x12\x39\n\rCancelDestroy\x12\x1a.keyd.v1.KeyVersionRequest\x1a\x0c.keyd.v1.Key\x12\x33\n\x07\x44\x65stroy\x12\x1a.keyd.v1.KeyVersionRequest\x1a\x0c.keyd.v1.Key\x12?\n\x08\x41\x64optKey\x12\x18.keyd.v1.AdoptKeyRequest\x1a\x19.keyd.v1.AdoptKeyResponse\x12\x34\n\tUpdateKey\x12\x19.keyd.v1.UpdateKeyRequest\x1a\x0c.keyd.v1.Key\x12\x39\n\x06\x46reeze\x12\x16.keyd.v1.FreezeRequest\x1a\x17.keyd.v1.FreezeResponse\x12;\n\x08Unfreeze\x12\x16.keyd.v1.FreezeRequest\x1a\x17.keyd.v1.FreezeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12keyd/v1/keys.proto\x12\x07keyd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"+\n\x07\x42inding\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\"\xf0\x02\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x11\n\talgorithm\x18\x03 \x01(\t\x12\x0e\n\x06scheme\x18\x04 \x01(\t\x12\"\n\x08\x62indings\x18\x05 \x03(\x0b\x32\x10.keyd.v1.Binding\x12(\n\x06labels\x18\x06 \x03(\x0b\x32\x18.keyd.v1.Key.LabelsEntry\x12\x19\n\x11rotation_period_s\x18\x07 \x01(\x03\x12\x16\n\x0e\x61\x63tive_version\x18\x08 \x01(\x05\x12%\n\x08versions\x18\t \x03(\x0b\x32\x13.keyd.v1.KeyVersion\x12.\n\ncreated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x0b \x01(\t\x12\x0e\n\x06\x66rozen\x18\x0c \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x95\x04\n\nKeyVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x05\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.keyd.v1.KeyVersionState\x12\x0e\n\x06origin\x18\x04 \x01(\t\x12\x14\n\x0ctoken_serial\x18\x05 \x01(\t\x12\x11\n\tobject_id\x18\x06 \x01(\x0c\x12\x12\n\npublic_key\x18\x07 \x01(\x0c\x12\x16\n\x0epublic_key_pem\x18\x08 \x01(\t\x12\x16\n\x0epublic_key_tuf\x18\t \x01(\t\x12\x19\n\x11public_key_notary\x18\n \x01(\t\x12\x16\n\x0epublic_key_ssh\x18\x0b \x01(\t\x12/\n\x06keyids\x18\x0c \x03(\x0b\x32\x1f.keyd.v1.KeyVersion.KeyidsEntry\x12.\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x0e \x01(\t\x12\x31\n\rdestroy_after\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06staged\x18\x10 \x01(\x08\x12)\n\x0b\x61ttestation\x18\x11 \x01(\x0b\x32\x14.keyd.v1.Attestation\x1a-\n\x0bKeyidsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8b\x01\n\x0b\x41ttestation\x12\x0c\n\x04slot\x18\x01 \x01(\t\x12\x0e\n\x06serial\x18\x02 \x01(\t\x12\x10\n\x08\x66irmware\x18\x03 \x01(\t\x12\x13\n\x0b\x66orm_factor\x18\x04 \x01(\t\x12\x12\n\npin_policy\x18\x05 \x01(\t\x12\x14\n\x0ctouch_policy\x18\x06 \x01(\t\x12\r\n\x05\x63hain\x18\x07 \x03(\x0c\"\xd3\x02\n\x10\x43reateKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x11\n\talgorithm\x18\x03 \x01(\t\x12\x0e\n\x06scheme\x18\x04 \x01(\t\x12\"\n\x08\x62indings\x18\x05 \x03(\x0b\x32\x10.keyd.v1.Binding\x12\x35\n\x06labels\x18\x06 \x03(\x0b\x32%.keyd.v1.CreateKeyRequest.LabelsEntry\x12\x19\n\x11rotation_period_s\x18\x07 \x01(\x03\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x0c\n\x04slot\x18\n \x01(\t\x12\x12\n\npin_policy\x18\x0b \x01(\t\x12\x14\n\x0ctouch_policy\x18\x0c \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xaf\x01\n\x0fListKeysRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x12\n\nrepository\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.keyd.v1.KeyVersionState\x12\r\n\x05label\x18\x05 \x01(\t\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\x12\x0c\n\x04name\x18\x08 \x01(\t\"G\n\x10ListKeysResponse\x12\x1a\n\x04keys\x18\x01 \x03(\x0b\x32\x0c.keyd.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1d\n\rGetKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"v\n\x10RotateKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61t_once\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x1f\n\x17\x65xpected_newest_version\x18\x05 \x01(\x05\"^\n\x19\x41\x63tivateKeyVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"V\n\x11KeyVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"k\n\x16ScheduleDestroyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0e\n\x06wait_s\x18\x03 \x01(\x03\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\x9f\x01\n\x0f\x41\x64optKeyRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tobject_id\x18\x03 \x01(\x0c\x12\x14\n\x0c\x61ll_labelled\x18\x04 \x01(\x08\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\"\n\x08\x62indings\x18\x07 \x03(\x0b\x32\x10.keyd.v1.Binding\"?\n\x10\x41\x64optKeyResponse\x12\x1a\n\x04keys\x18\x01 \x03(\x0b\x32\x0c.keyd.v1.Key\x12\x0f\n\x07skipped\x18\x02 \x03(\t\"\xb0\x02\n\x10UpdateKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cset_bindings\x18\x02 \x01(\x08\x12\"\n\x08\x62indings\x18\x03 \x03(\x0b\x32\x10.keyd.v1.Binding\x12\x12\n\nset_labels\x18\x04 \x01(\x08\x12\x35\n\x06labels\x18\x05 \x03(\x0b\x32%.keyd.v1.UpdateKeyRequest.LabelsEntry\x12\x1b\n\x13set_rotation_period\x18\x06 \x01(\x08\x12\x19\n\x11rotation_period_s\x18\x07 \x01(\x03\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"@\n\rFreezeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"!\n\x0e\x46reezeResponse\x12\x0f\n\x07\x66reezes\x18\x01 \x03(\t*\xff\x01\n\x0fKeyVersionState\x12!\n\x1dKEY_VERSION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19KEY_VERSION_STATE_PENDING\x10\x01\x12\x1d\n\x19KEY_VERSION_STATE_ENABLED\x10\x02\x12\x1e\n\x1aKEY_VERSION_STATE_DISABLED\x10\x03\x12\'\n#KEY_VERSION_STATE_DESTROY_SCHEDULED\x10\x04\x12!\n\x1dKEY_VERSION_STATE_DESTROYABLE\x10\x05\x12\x1f\n\x1bKEY_VERSION_STATE_DESTROYED\x10\x06\x32\xcf\x06\n\nKeyService\x12\x34\n\tCreateKey\x12\x19.keyd.v1.CreateKeyRequest\x1a\x0c.keyd.v1.Key\x12?\n\x08ListKeys\x12\x18.keyd.v1.ListKeysRequest\x1a\x19.keyd.v1.ListKeysResponse\x12.\n\x06GetKey\x12\x16.keyd.v1.GetKeyRequest\x1a\x0c.keyd.v1.Key\x12\x34\n\tRotateKey\x12\x19.keyd.v1.RotateKeyRequest\x1a\x0c.keyd.v1.Key\x12\x46\n\x12\x41\x63tivateKeyVersion\x12\".keyd.v1.ActivateKeyVersionRequest\x1a\x0c.keyd.v1.Key\x12<\n\x10\x45nableKeyVersion\x12\x1a.keyd.v1.KeyVersionRequest\x1a\x0c.keyd.v1.Key\x12=\n\x11\x44isableKeyVersion\x12\x1a.keyd.v1.KeyVersionRequest\x1a\x0c.keyd.v1.Key\x12@\n\x0fScheduleDestroy\x12\x1f.keyd.v1.ScheduleDestroyRequest\x1a\x0c.keyd.v1.Key\x12\x39\n\rCancelDestroy\x12\x1a.keyd.v1.KeyVersionRequest\x1a\x0c.keyd.v1.Key\x12\x33\n\x07\x44\x65stroy\x12\x1a.keyd.v1.KeyVersionRequest\x1a\x0c.keyd.v1.Key\x12?\n\x08\x41\x64optKey\x12\x18.keyd.v1.AdoptKeyRequest\x1a\x19.keyd.v1.AdoptKeyResponse\x12\x34\n\tUpdateKey\x12\x19.keyd.v1.UpdateKeyRequest\x1a\x0c.keyd.v1.Key\x12\x39\n\x06\x46reeze\x12\x16.keyd.v1.FreezeRequest\x1a\x17.keyd.v1.FreezeResponse\x12;\n\x08Unfreeze\x12\x16.keyd.v1.FreezeRequest\x1a\x17.keyd.v1.FreezeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,8 +40,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEKEYREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_UPDATEKEYREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_UPDATEKEYREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_KEYVERSIONSTATE']._serialized_start=2590
-  _globals['_KEYVERSIONSTATE']._serialized_end=2845
+  _globals['_KEYVERSIONSTATE']._serialized_start=2831
+  _globals['_KEYVERSIONSTATE']._serialized_end=3086
   _globals['_BINDING']._serialized_start=64
   _globals['_BINDING']._serialized_end=107
   _globals['_KEY']._serialized_start=110
@@ -49,39 +49,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEY_LABELSENTRY']._serialized_start=433
   _globals['_KEY_LABELSENTRY']._serialized_end=478
   _globals['_KEYVERSION']._serialized_start=481
-  _globals['_KEYVERSION']._serialized_end=971
-  _globals['_KEYVERSION_KEYIDSENTRY']._serialized_start=926
-  _globals['_KEYVERSION_KEYIDSENTRY']._serialized_end=971
-  _globals['_CREATEKEYREQUEST']._serialized_start=974
-  _globals['_CREATEKEYREQUEST']._serialized_end=1257
+  _globals['_KEYVERSION']._serialized_end=1014
+  _globals['_KEYVERSION_KEYIDSENTRY']._serialized_start=969
+  _globals['_KEYVERSION_KEYIDSENTRY']._serialized_end=1014
+  _globals['_ATTESTATION']._serialized_start=1017
+  _globals['_ATTESTATION']._serialized_end=1156
+  _globals['_CREATEKEYREQUEST']._serialized_start=1159
+  _globals['_CREATEKEYREQUEST']._serialized_end=1498
   _globals['_CREATEKEYREQUEST_LABELSENTRY']._serialized_start=433
   _globals['_CREATEKEYREQUEST_LABELSENTRY']._serialized_end=478
-  _globals['_LISTKEYSREQUEST']._serialized_start=1260
-  _globals['_LISTKEYSREQUEST']._serialized_end=1435
-  _globals['_LISTKEYSRESPONSE']._serialized_start=1437
-  _globals['_LISTKEYSRESPONSE']._serialized_end=1508
-  _globals['_GETKEYREQUEST']._serialized_start=1510
-  _globals['_GETKEYREQUEST']._serialized_end=1539
-  _globals['_ROTATEKEYREQUEST']._serialized_start=1541
-  _globals['_ROTATEKEYREQUEST']._serialized_end=1659
-  _globals['_ACTIVATEKEYVERSIONREQUEST']._serialized_start=1661
-  _globals['_ACTIVATEKEYVERSIONREQUEST']._serialized_end=1755
-  _globals['_KEYVERSIONREQUEST']._serialized_start=1757
-  _globals['_KEYVERSIONREQUEST']._serialized_end=1843
-  _globals['_SCHEDULEDESTROYREQUEST']._serialized_start=1845
-  _globals['_SCHEDULEDESTROYREQUEST']._serialized_end=1952
-  _globals['_ADOPTKEYREQUEST']._serialized_start=1955
-  _globals['_ADOPTKEYREQUEST']._serialized_end=2114
-  _globals['_ADOPTKEYRESPONSE']._serialized_start=2116
-  _globals['_ADOPTKEYRESPONSE']._serialized_end=2179
-  _globals['_UPDATEKEYREQUEST']._serialized_start=2182
-  _globals['_UPDATEKEYREQUEST']._serialized_end=2486
+  _globals['_LISTKEYSREQUEST']._serialized_start=1501
+  _globals['_LISTKEYSREQUEST']._serialized_end=1676
+  _globals['_LISTKEYSRESPONSE']._serialized_start=1678
+  _globals['_LISTKEYSRESPONSE']._serialized_end=1749
+  _globals['_GETKEYREQUEST']._serialized_start=1751
+  _globals['_GETKEYREQUEST']._serialized_end=1780
+  _globals['_ROTATEKEYREQUEST']._serialized_start=1782
+  _globals['_ROTATEKEYREQUEST']._serialized_end=1900
+  _globals['_ACTIVATEKEYVERSIONREQUEST']._serialized_start=1902
+  _globals['_ACTIVATEKEYVERSIONREQUEST']._serialized_end=1996
+  _globals['_KEYVERSIONREQUEST']._serialized_start=1998
+  _globals['_KEYVERSIONREQUEST']._serialized_end=2084
+  _globals['_SCHEDULEDESTROYREQUEST']._serialized_start=2086
+  _globals['_SCHEDULEDESTROYREQUEST']._serialized_end=2193
+  _globals['_ADOPTKEYREQUEST']._serialized_start=2196
+  _globals['_ADOPTKEYREQUEST']._serialized_end=2355
+  _globals['_ADOPTKEYRESPONSE']._serialized_start=2357
+  _globals['_ADOPTKEYRESPONSE']._serialized_end=2420
+  _globals['_UPDATEKEYREQUEST']._serialized_start=2423
+  _globals['_UPDATEKEYREQUEST']._serialized_end=2727
   _globals['_UPDATEKEYREQUEST_LABELSENTRY']._serialized_start=433
   _globals['_UPDATEKEYREQUEST_LABELSENTRY']._serialized_end=478
-  _globals['_FREEZEREQUEST']._serialized_start=2488
-  _globals['_FREEZEREQUEST']._serialized_end=2552
-  _globals['_FREEZERESPONSE']._serialized_start=2554
-  _globals['_FREEZERESPONSE']._serialized_end=2587
-  _globals['_KEYSERVICE']._serialized_start=2848
-  _globals['_KEYSERVICE']._serialized_end=3695
+  _globals['_FREEZEREQUEST']._serialized_start=2729
+  _globals['_FREEZEREQUEST']._serialized_end=2793
+  _globals['_FREEZERESPONSE']._serialized_start=2795
+  _globals['_FREEZERESPONSE']._serialized_end=2828
+  _globals['_KEYSERVICE']._serialized_start=3089
+  _globals['_KEYSERVICE']._serialized_end=3936
 # @@protoc_insertion_point(module_scope)

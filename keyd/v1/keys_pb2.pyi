@@ -207,6 +207,7 @@ class KeyVersion(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     DESTROY_AFTER_FIELD_NUMBER: _builtins.int
     STAGED_FIELD_NUMBER: _builtins.int
+    ATTESTATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """KEY/versions/N."""
     number: _builtins.int
@@ -239,6 +240,10 @@ class KeyVersion(_message.Message):
     def destroy_after(self) -> _timestamp_pb2.Timestamp:
         """Set while a destruction is scheduled."""
 
+    @_builtins.property
+    def attestation(self) -> Global___Attestation:
+        """What the device has proven of this very key; unset for nothing."""
+
     def __init__(
         self,
         *,
@@ -258,14 +263,59 @@ class KeyVersion(_message.Message):
         created_by: _builtins.str = ...,
         destroy_after: _timestamp_pb2.Timestamp | None = ...,
         staged: _builtins.bool = ...,
+        attestation: Global___Attestation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "destroy_after", b"destroy_after"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "created_at", b"created_at", "destroy_after", b"destroy_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "destroy_after", b"destroy_after", "keyids", b"keyids", "name", b"name", "number", b"number", "object_id", b"object_id", "origin", b"origin", "public_key", b"public_key", "public_key_notary", b"public_key_notary", "public_key_pem", b"public_key_pem", "public_key_ssh", b"public_key_ssh", "public_key_tuf", b"public_key_tuf", "staged", b"staged", "state", b"state", "token_serial", b"token_serial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "created_at", b"created_at", "created_by", b"created_by", "destroy_after", b"destroy_after", "keyids", b"keyids", "name", b"name", "number", b"number", "object_id", b"object_id", "origin", b"origin", "public_key", b"public_key", "public_key_notary", b"public_key_notary", "public_key_pem", b"public_key_pem", "public_key_ssh", b"public_key_ssh", "public_key_tuf", b"public_key_tuf", "staged", b"staged", "state", b"state", "token_serial", b"token_serial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___KeyVersion: _TypeAlias = KeyVersion  # noqa: Y015
+
+@_typing.final
+class Attestation(_message.Message):
+    """A YubiKey's statement on a key of its own, verified up to a root the daemon trusts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOT_FIELD_NUMBER: _builtins.int
+    SERIAL_FIELD_NUMBER: _builtins.int
+    FIRMWARE_FIELD_NUMBER: _builtins.int
+    FORM_FACTOR_FIELD_NUMBER: _builtins.int
+    PIN_POLICY_FIELD_NUMBER: _builtins.int
+    TOUCH_POLICY_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    slot: _builtins.str
+    serial: _builtins.str
+    firmware: _builtins.str
+    form_factor: _builtins.str
+    pin_policy: _builtins.str
+    """never, once, always."""
+    touch_policy: _builtins.str
+    """never, always, cached."""
+    @_builtins.property
+    def chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """DER certificates, the statement first, the root last."""
+
+    def __init__(
+        self,
+        *,
+        slot: _builtins.str = ...,
+        serial: _builtins.str = ...,
+        firmware: _builtins.str = ...,
+        form_factor: _builtins.str = ...,
+        pin_policy: _builtins.str = ...,
+        touch_policy: _builtins.str = ...,
+        chain: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "firmware", b"firmware", "form_factor", b"form_factor", "pin_policy", b"pin_policy", "serial", b"serial", "slot", b"slot", "touch_policy", b"touch_policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attestation: _TypeAlias = Attestation  # noqa: Y015
 
 @_typing.final
 class CreateKeyRequest(_message.Message):
@@ -300,6 +350,9 @@ class CreateKeyRequest(_message.Message):
     ROTATION_PERIOD_S_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    PIN_POLICY_FIELD_NUMBER: _builtins.int
+    TOUCH_POLICY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Lower-case letters, digits, '.', '_', '-', parts joined by '/'; at most 128 characters."""
     token: _builtins.str
@@ -311,6 +364,12 @@ class CreateKeyRequest(_message.Message):
     rotation_period_s: _builtins.int
     reason: _builtins.str
     request_id: _builtins.str
+    slot: _builtins.str
+    """For a YubiKey: 9a, 9c, 9d, 9e, 82 to 95. It has to be empty."""
+    pin_policy: _builtins.str
+    """never, once, always; empty for once."""
+    touch_policy: _builtins.str
+    """never, always, cached; empty for never."""
     @_builtins.property
     def bindings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Binding]: ...
     @_builtins.property
@@ -329,10 +388,13 @@ class CreateKeyRequest(_message.Message):
         rotation_period_s: _builtins.int = ...,
         reason: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        slot: _builtins.str = ...,
+        pin_policy: _builtins.str = ...,
+        touch_policy: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "bindings", b"bindings", "labels", b"labels", "name", b"name", "reason", b"reason", "request_id", b"request_id", "rotation_period_s", b"rotation_period_s", "scheme", b"scheme", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "bindings", b"bindings", "labels", b"labels", "name", b"name", "pin_policy", b"pin_policy", "reason", b"reason", "request_id", b"request_id", "rotation_period_s", b"rotation_period_s", "scheme", b"scheme", "slot", b"slot", "token", b"token", "touch_policy", b"touch_policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

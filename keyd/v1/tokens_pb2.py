@@ -22,39 +22,64 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from keyd.v1 import keys_pb2 as keyd_dot_v1_dot_keys__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14keyd/v1/tokens.proto\x12\x07keyd.v1\"\x97\x02\n\x05Token\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05state\x18\x02 \x01(\x0e\x32\x13.keyd.v1.TokenState\x12\x0e\n\x06serial\x18\x03 \x01(\t\x12\r\n\x05label\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x14\n\x0cmanufacturer\x18\x06 \x01(\t\x12\x10\n\x08\x66irmware\x18\x07 \x01(\t\x12\x11\n\tpin_state\x18\x08 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t\x12\r\n\x05hosts\x18\n \x01(\x05\x12\x0e\n\x06queued\x18\x0b \x01(\x05\x12\x1d\n\x05touch\x18\x0c \x01(\x0b\x32\x0e.keyd.v1.Touch\x12%\n\x07waiting\x18\r \x03(\x0b\x32\x14.keyd.v1.WaitingCall\"d\n\x05Touch\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x10\n\x08\x61sked_by\x18\x03 \x01(\t\x12\x0e\n\x06left_s\x18\x04 \x01(\x01\x12\x10\n\x08window_s\x18\x05 \x01(\x01\x12\x0c\n\x04text\x18\x06 \x01(\t\"N\n\x0bWaitingCall\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x10\n\x08\x61sked_by\x18\x03 \x01(\t\x12\x12\n\nsignatures\x18\x04 \x01(\x05\";\n\x12WatchTokensRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x16\n\x0e\x66or_request_id\x18\x02 \x01(\t\"\x13\n\x11ListTokensRequest\"4\n\x12ListTokensResponse\x12\x1e\n\x06tokens\x18\x01 \x03(\x0b\x32\x0e.keyd.v1.Token\"W\n\rUnlockRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03pin\x18\x02 \x01(\t\x12\x16\n\x0espend_last_try\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"@\n\x0bLockRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"#\n\x12ListObjectsRequest\x12\r\n\x05token\x18\x01 \x01(\t\"<\n\x13ListObjectsResponse\x12%\n\x07objects\x18\x01 \x03(\x0b\x32\x14.keyd.v1.TokenObject\"\xd9\x01\n\x0bTokenObject\x12\x11\n\tobject_id\x18\x01 \x01(\x0c\x12\r\n\x05label\x18\x02 \x01(\t\x12\x11\n\talgorithm\x18\x03 \x01(\t\x12\x12\n\npublic_key\x18\x04 \x01(\x0c\x12\x11\n\tsensitive\x18\x05 \x01(\x08\x12\x13\n\x0b\x65xtractable\x18\x06 \x01(\x08\x12\x18\n\x10\x61lways_sensitive\x18\x07 \x01(\x08\x12\x19\n\x11never_extractable\x18\x08 \x01(\x08\x12\r\n\x05local\x18\t \x01(\x08\x12\x15\n\rregistered_as\x18\n \x01(\t*\xa5\x01\n\nTokenState\x12\x1b\n\x17TOKEN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12TOKEN_STATE_ABSENT\x10\x01\x12\x16\n\x12TOKEN_STATE_LOCKED\x10\x02\x12\x15\n\x11TOKEN_STATE_READY\x10\x03\x12\x1a\n\x16TOKEN_STATE_PIN_LOCKED\x10\x04\x12\x17\n\x13TOKEN_STATE_FAULTED\x10\x05\x32\xbd\x02\n\x0cTokenService\x12\x45\n\nListTokens\x12\x1a.keyd.v1.ListTokensRequest\x1a\x1b.keyd.v1.ListTokensResponse\x12<\n\x0bWatchTokens\x12\x1b.keyd.v1.WatchTokensRequest\x1a\x0e.keyd.v1.Token0\x01\x12\x30\n\x06Unlock\x12\x16.keyd.v1.UnlockRequest\x1a\x0e.keyd.v1.Token\x12,\n\x04Lock\x12\x14.keyd.v1.LockRequest\x1a\x0e.keyd.v1.Token\x12H\n\x0bListObjects\x12\x1b.keyd.v1.ListObjectsRequest\x1a\x1c.keyd.v1.ListObjectsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14keyd/v1/tokens.proto\x12\x07keyd.v1\x1a\x12keyd/v1/keys.proto\"\x97\x02\n\x05Token\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05state\x18\x02 \x01(\x0e\x32\x13.keyd.v1.TokenState\x12\x0e\n\x06serial\x18\x03 \x01(\t\x12\r\n\x05label\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x14\n\x0cmanufacturer\x18\x06 \x01(\t\x12\x10\n\x08\x66irmware\x18\x07 \x01(\t\x12\x11\n\tpin_state\x18\x08 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t\x12\r\n\x05hosts\x18\n \x01(\x05\x12\x0e\n\x06queued\x18\x0b \x01(\x05\x12\x1d\n\x05touch\x18\x0c \x01(\x0b\x32\x0e.keyd.v1.Touch\x12%\n\x07waiting\x18\r \x03(\x0b\x32\x14.keyd.v1.WaitingCall\"d\n\x05Touch\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x10\n\x08\x61sked_by\x18\x03 \x01(\t\x12\x0e\n\x06left_s\x18\x04 \x01(\x01\x12\x10\n\x08window_s\x18\x05 \x01(\x01\x12\x0c\n\x04text\x18\x06 \x01(\t\"N\n\x0bWaitingCall\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x10\n\x08\x61sked_by\x18\x03 \x01(\t\x12\x12\n\nsignatures\x18\x04 \x01(\x05\";\n\x12WatchTokensRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x16\n\x0e\x66or_request_id\x18\x02 \x01(\t\"\x13\n\x11ListTokensRequest\"4\n\x12ListTokensResponse\x12\x1e\n\x06tokens\x18\x01 \x03(\x0b\x32\x0e.keyd.v1.Token\"W\n\rUnlockRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03pin\x18\x02 \x01(\t\x12\x16\n\x0espend_last_try\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"@\n\x0bLockRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"#\n\x12ListObjectsRequest\x12\r\n\x05token\x18\x01 \x01(\t\"<\n\x13ListObjectsResponse\x12%\n\x07objects\x18\x01 \x03(\x0b\x32\x14.keyd.v1.TokenObject\"\xd9\x01\n\x0bTokenObject\x12\x11\n\tobject_id\x18\x01 \x01(\x0c\x12\r\n\x05label\x18\x02 \x01(\t\x12\x11\n\talgorithm\x18\x03 \x01(\t\x12\x12\n\npublic_key\x18\x04 \x01(\x0c\x12\x11\n\tsensitive\x18\x05 \x01(\x08\x12\x13\n\x0b\x65xtractable\x18\x06 \x01(\x08\x12\x18\n\x10\x61lways_sensitive\x18\x07 \x01(\x08\x12\x19\n\x11never_extractable\x18\x08 \x01(\x08\x12\r\n\x05local\x18\t \x01(\x08\x12\x15\n\rregistered_as\x18\n \x01(\t\"$\n\x13ListYubiKeysRequest\x12\r\n\x05token\x18\x01 \x01(\t\":\n\x14ListYubiKeysResponse\x12\"\n\x08yubikeys\x18\x01 \x03(\x0b\x32\x10.keyd.v1.YubiKey\"\xa4\x02\n\x07YubiKey\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07problem\x18\x02 \x01(\t\x12\x0e\n\x06serial\x18\x03 \x01(\t\x12\x10\n\x08\x66irmware\x18\x04 \x01(\t\x12\x13\n\x0b\x66orm_factor\x18\x05 \x01(\t\x12\x11\n\tpin_tries\x18\x06 \x01(\x05\x12\x14\n\x0cpin_tries_of\x18\x07 \x01(\x05\x12\x11\n\tpuk_tries\x18\x08 \x01(\x05\x12\x14\n\x0cpuk_tries_of\x18\t \x01(\x05\x12\x0f\n\x07\x66\x61\x63tory\x18\n \x03(\t\x12\x1c\n\x14management_algorithm\x18\x0b \x01(\t\x12\x1c\n\x14management_protected\x18\x0c \x01(\x08\x12#\n\x05slots\x18\r \x03(\x0b\x32\x14.keyd.v1.YubiKeySlot\"\xa8\x01\n\x0bYubiKeySlot\x12\x0c\n\x04slot\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x12\n\npin_policy\x18\x03 \x01(\t\x12\x14\n\x0ctouch_policy\x18\x04 \x01(\t\x12\x0e\n\x06origin\x18\x05 \x01(\t\x12\x12\n\npublic_key\x18\x06 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x07 \x01(\x0c\x12\x15\n\rregistered_as\x18\x08 \x01(\t\"r\n\x12InitYubiKeyRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03pin\x18\x02 \x01(\t\x12\x0b\n\x03puk\x18\x03 \x01(\t\x12\x0f\n\x07\x66\x61\x63tory\x18\x04 \x01(\x08\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"C\n\x13InitYubiKeyResponse\x12\x1d\n\x05token\x18\x01 \x01(\x0b\x32\x0e.keyd.v1.Token\x12\r\n\x05notes\x18\x02 \x03(\t\"g\n\x10\x43hangePinRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07old_pin\x18\x02 \x01(\t\x12\x0f\n\x07new_pin\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"d\n\x11UnblockPinRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03puk\x18\x02 \x01(\t\x12\x0f\n\x07new_pin\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"P\n\rAttestRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"f\n\x0e\x41ttestResponse\x12)\n\x0b\x61ttestation\x18\x01 \x01(\x0b\x32\x14.keyd.v1.Attestation\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x15\n\rregistered_as\x18\x03 \x01(\t\"s\n\x1bWriteSlotCertificateRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0c\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\x1e\n\x1cWriteSlotCertificateResponse*\xa5\x01\n\nTokenState\x12\x1b\n\x17TOKEN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12TOKEN_STATE_ABSENT\x10\x01\x12\x16\n\x12TOKEN_STATE_LOCKED\x10\x02\x12\x15\n\x11TOKEN_STATE_READY\x10\x03\x12\x1a\n\x16TOKEN_STATE_PIN_LOCKED\x10\x04\x12\x17\n\x13TOKEN_STATE_FAULTED\x10\x05\x32\xe6\x05\n\x0cTokenService\x12\x45\n\nListTokens\x12\x1a.keyd.v1.ListTokensRequest\x1a\x1b.keyd.v1.ListTokensResponse\x12<\n\x0bWatchTokens\x12\x1b.keyd.v1.WatchTokensRequest\x1a\x0e.keyd.v1.Token0\x01\x12\x30\n\x06Unlock\x12\x16.keyd.v1.UnlockRequest\x1a\x0e.keyd.v1.Token\x12,\n\x04Lock\x12\x14.keyd.v1.LockRequest\x1a\x0e.keyd.v1.Token\x12H\n\x0bListObjects\x12\x1b.keyd.v1.ListObjectsRequest\x1a\x1c.keyd.v1.ListObjectsResponse\x12K\n\x0cListYubiKeys\x12\x1c.keyd.v1.ListYubiKeysRequest\x1a\x1d.keyd.v1.ListYubiKeysResponse\x12H\n\x0bInitYubiKey\x12\x1b.keyd.v1.InitYubiKeyRequest\x1a\x1c.keyd.v1.InitYubiKeyResponse\x12\x36\n\tChangePin\x12\x19.keyd.v1.ChangePinRequest\x1a\x0e.keyd.v1.Token\x12\x38\n\nUnblockPin\x12\x1a.keyd.v1.UnblockPinRequest\x1a\x0e.keyd.v1.Token\x12\x39\n\x06\x41ttest\x12\x16.keyd.v1.AttestRequest\x1a\x17.keyd.v1.AttestResponse\x12\x63\n\x14WriteSlotCertificate\x12$.keyd.v1.WriteSlotCertificateRequest\x1a%.keyd.v1.WriteSlotCertificateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'keyd.v1.tokens_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOKENSTATE']._serialized_start=1108
-  _globals['_TOKENSTATE']._serialized_end=1273
-  _globals['_TOKEN']._serialized_start=34
-  _globals['_TOKEN']._serialized_end=313
-  _globals['_TOUCH']._serialized_start=315
-  _globals['_TOUCH']._serialized_end=415
-  _globals['_WAITINGCALL']._serialized_start=417
-  _globals['_WAITINGCALL']._serialized_end=495
-  _globals['_WATCHTOKENSREQUEST']._serialized_start=497
-  _globals['_WATCHTOKENSREQUEST']._serialized_end=556
-  _globals['_LISTTOKENSREQUEST']._serialized_start=558
-  _globals['_LISTTOKENSREQUEST']._serialized_end=577
-  _globals['_LISTTOKENSRESPONSE']._serialized_start=579
-  _globals['_LISTTOKENSRESPONSE']._serialized_end=631
-  _globals['_UNLOCKREQUEST']._serialized_start=633
-  _globals['_UNLOCKREQUEST']._serialized_end=720
-  _globals['_LOCKREQUEST']._serialized_start=722
-  _globals['_LOCKREQUEST']._serialized_end=786
-  _globals['_LISTOBJECTSREQUEST']._serialized_start=788
-  _globals['_LISTOBJECTSREQUEST']._serialized_end=823
-  _globals['_LISTOBJECTSRESPONSE']._serialized_start=825
-  _globals['_LISTOBJECTSRESPONSE']._serialized_end=885
-  _globals['_TOKENOBJECT']._serialized_start=888
-  _globals['_TOKENOBJECT']._serialized_end=1105
-  _globals['_TOKENSERVICE']._serialized_start=1276
-  _globals['_TOKENSERVICE']._serialized_end=1593
+  _globals['_TOKENSTATE']._serialized_start=2419
+  _globals['_TOKENSTATE']._serialized_end=2584
+  _globals['_TOKEN']._serialized_start=54
+  _globals['_TOKEN']._serialized_end=333
+  _globals['_TOUCH']._serialized_start=335
+  _globals['_TOUCH']._serialized_end=435
+  _globals['_WAITINGCALL']._serialized_start=437
+  _globals['_WAITINGCALL']._serialized_end=515
+  _globals['_WATCHTOKENSREQUEST']._serialized_start=517
+  _globals['_WATCHTOKENSREQUEST']._serialized_end=576
+  _globals['_LISTTOKENSREQUEST']._serialized_start=578
+  _globals['_LISTTOKENSREQUEST']._serialized_end=597
+  _globals['_LISTTOKENSRESPONSE']._serialized_start=599
+  _globals['_LISTTOKENSRESPONSE']._serialized_end=651
+  _globals['_UNLOCKREQUEST']._serialized_start=653
+  _globals['_UNLOCKREQUEST']._serialized_end=740
+  _globals['_LOCKREQUEST']._serialized_start=742
+  _globals['_LOCKREQUEST']._serialized_end=806
+  _globals['_LISTOBJECTSREQUEST']._serialized_start=808
+  _globals['_LISTOBJECTSREQUEST']._serialized_end=843
+  _globals['_LISTOBJECTSRESPONSE']._serialized_start=845
+  _globals['_LISTOBJECTSRESPONSE']._serialized_end=905
+  _globals['_TOKENOBJECT']._serialized_start=908
+  _globals['_TOKENOBJECT']._serialized_end=1125
+  _globals['_LISTYUBIKEYSREQUEST']._serialized_start=1127
+  _globals['_LISTYUBIKEYSREQUEST']._serialized_end=1163
+  _globals['_LISTYUBIKEYSRESPONSE']._serialized_start=1165
+  _globals['_LISTYUBIKEYSRESPONSE']._serialized_end=1223
+  _globals['_YUBIKEY']._serialized_start=1226
+  _globals['_YUBIKEY']._serialized_end=1518
+  _globals['_YUBIKEYSLOT']._serialized_start=1521
+  _globals['_YUBIKEYSLOT']._serialized_end=1689
+  _globals['_INITYUBIKEYREQUEST']._serialized_start=1691
+  _globals['_INITYUBIKEYREQUEST']._serialized_end=1805
+  _globals['_INITYUBIKEYRESPONSE']._serialized_start=1807
+  _globals['_INITYUBIKEYRESPONSE']._serialized_end=1874
+  _globals['_CHANGEPINREQUEST']._serialized_start=1876
+  _globals['_CHANGEPINREQUEST']._serialized_end=1979
+  _globals['_UNBLOCKPINREQUEST']._serialized_start=1981
+  _globals['_UNBLOCKPINREQUEST']._serialized_end=2081
+  _globals['_ATTESTREQUEST']._serialized_start=2083
+  _globals['_ATTESTREQUEST']._serialized_end=2163
+  _globals['_ATTESTRESPONSE']._serialized_start=2165
+  _globals['_ATTESTRESPONSE']._serialized_end=2267
+  _globals['_WRITESLOTCERTIFICATEREQUEST']._serialized_start=2269
+  _globals['_WRITESLOTCERTIFICATEREQUEST']._serialized_end=2384
+  _globals['_WRITESLOTCERTIFICATERESPONSE']._serialized_start=2386
+  _globals['_WRITESLOTCERTIFICATERESPONSE']._serialized_end=2416
+  _globals['_TOKENSERVICE']._serialized_start=2587
+  _globals['_TOKENSERVICE']._serialized_end=3329
 # @@protoc_insertion_point(module_scope)

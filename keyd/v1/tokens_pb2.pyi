@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from keyd.v1 import keys_pb2 as _keys_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -394,3 +395,386 @@ class TokenObject(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TokenObject: _TypeAlias = TokenObject  # noqa: Y015
+
+@_typing.final
+class ListYubiKeysRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """Only this token; empty for all."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListYubiKeysRequest: _TypeAlias = ListYubiKeysRequest  # noqa: Y015
+
+@_typing.final
+class ListYubiKeysResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    YUBIKEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def yubikeys(self) -> _containers.RepeatedCompositeFieldContainer[Global___YubiKey]: ...
+    def __init__(
+        self,
+        *,
+        yubikeys: _abc.Iterable[Global___YubiKey] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["yubikeys", b"yubikeys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListYubiKeysResponse: _TypeAlias = ListYubiKeysResponse  # noqa: Y015
+
+@_typing.final
+class YubiKey(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    SERIAL_FIELD_NUMBER: _builtins.int
+    FIRMWARE_FIELD_NUMBER: _builtins.int
+    FORM_FACTOR_FIELD_NUMBER: _builtins.int
+    PIN_TRIES_FIELD_NUMBER: _builtins.int
+    PIN_TRIES_OF_FIELD_NUMBER: _builtins.int
+    PUK_TRIES_FIELD_NUMBER: _builtins.int
+    PUK_TRIES_OF_FIELD_NUMBER: _builtins.int
+    FACTORY_FIELD_NUMBER: _builtins.int
+    MANAGEMENT_ALGORITHM_FIELD_NUMBER: _builtins.int
+    MANAGEMENT_PROTECTED_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """The configured name."""
+    problem: _builtins.str
+    """Why it could not be read; then only token and serial are set."""
+    serial: _builtins.str
+    firmware: _builtins.str
+    form_factor: _builtins.str
+    pin_tries: _builtins.int
+    pin_tries_of: _builtins.int
+    """Of how many; 0 where the firmware does not tell, and then the PUK's do not count."""
+    puk_tries: _builtins.int
+    puk_tries_of: _builtins.int
+    management_algorithm: _builtins.str
+    """TDES, AES128, AES192, AES256; empty where the firmware does not tell."""
+    management_protected: _builtins.bool
+    """The management key lies on the card, behind the PIN."""
+    @_builtins.property
+    def factory(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """pin, puk, management-key: which are known to be the factory's."""
+
+    @_builtins.property
+    def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___YubiKeySlot]:
+        """Those that hold something."""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        problem: _builtins.str = ...,
+        serial: _builtins.str = ...,
+        firmware: _builtins.str = ...,
+        form_factor: _builtins.str = ...,
+        pin_tries: _builtins.int = ...,
+        pin_tries_of: _builtins.int = ...,
+        puk_tries: _builtins.int = ...,
+        puk_tries_of: _builtins.int = ...,
+        factory: _abc.Iterable[_builtins.str] | None = ...,
+        management_algorithm: _builtins.str = ...,
+        management_protected: _builtins.bool = ...,
+        slots: _abc.Iterable[Global___YubiKeySlot] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["factory", b"factory", "firmware", b"firmware", "form_factor", b"form_factor", "management_algorithm", b"management_algorithm", "management_protected", b"management_protected", "pin_tries", b"pin_tries", "pin_tries_of", b"pin_tries_of", "problem", b"problem", "puk_tries", b"puk_tries", "puk_tries_of", b"puk_tries_of", "serial", b"serial", "slots", b"slots", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___YubiKey: _TypeAlias = YubiKey  # noqa: Y015
+
+@_typing.final
+class YubiKeySlot(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOT_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    PIN_POLICY_FIELD_NUMBER: _builtins.int
+    TOUCH_POLICY_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    REGISTERED_AS_FIELD_NUMBER: _builtins.int
+    slot: _builtins.str
+    """9a, 9c, 9d, 9e, 82 to 95."""
+    algorithm: _builtins.str
+    """See Key.algorithm, or yubikit's name for kinds keyd does not use; empty where the firmware
+    does not tell.
+    """
+    pin_policy: _builtins.str
+    """never, once, always."""
+    touch_policy: _builtins.str
+    """never, always, cached."""
+    origin: _builtins.str
+    """generated, imported: the card's own word, unproven."""
+    public_key: _builtins.bytes
+    """DER SubjectPublicKeyInfo."""
+    certificate: _builtins.bytes
+    """DER."""
+    registered_as: _builtins.str
+    """KEY/versions/N when it is registered."""
+    def __init__(
+        self,
+        *,
+        slot: _builtins.str = ...,
+        algorithm: _builtins.str = ...,
+        pin_policy: _builtins.str = ...,
+        touch_policy: _builtins.str = ...,
+        origin: _builtins.str = ...,
+        public_key: _builtins.bytes = ...,
+        certificate: _builtins.bytes = ...,
+        registered_as: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "certificate", b"certificate", "origin", b"origin", "pin_policy", b"pin_policy", "public_key", b"public_key", "registered_as", b"registered_as", "slot", b"slot", "touch_policy", b"touch_policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___YubiKeySlot: _TypeAlias = YubiKeySlot  # noqa: Y015
+
+@_typing.final
+class InitYubiKeyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    PIN_FIELD_NUMBER: _builtins.int
+    PUK_FIELD_NUMBER: _builtins.int
+    FACTORY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    pin: _builtins.str
+    """Six to eight bytes each. Never logged, never stored."""
+    puk: _builtins.str
+    factory: _builtins.bool
+    """Must be set: the factory's secrets are tried."""
+    reason: _builtins.str
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        pin: _builtins.str = ...,
+        puk: _builtins.str = ...,
+        factory: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["factory", b"factory", "pin", b"pin", "puk", b"puk", "reason", b"reason", "request_id", b"request_id", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InitYubiKeyRequest: _TypeAlias = InitYubiKeyRequest  # noqa: Y015
+
+@_typing.final
+class InitYubiKeyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def token(self) -> Global___Token: ...
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was left as it was, in words."""
+
+    def __init__(
+        self,
+        *,
+        token: Global___Token | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notes", b"notes", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InitYubiKeyResponse: _TypeAlias = InitYubiKeyResponse  # noqa: Y015
+
+@_typing.final
+class ChangePinRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    OLD_PIN_FIELD_NUMBER: _builtins.int
+    NEW_PIN_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    old_pin: _builtins.str
+    new_pin: _builtins.str
+    reason: _builtins.str
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        old_pin: _builtins.str = ...,
+        new_pin: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_pin", b"new_pin", "old_pin", b"old_pin", "reason", b"reason", "request_id", b"request_id", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangePinRequest: _TypeAlias = ChangePinRequest  # noqa: Y015
+
+@_typing.final
+class UnblockPinRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    PUK_FIELD_NUMBER: _builtins.int
+    NEW_PIN_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    puk: _builtins.str
+    new_pin: _builtins.str
+    reason: _builtins.str
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        puk: _builtins.str = ...,
+        new_pin: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_pin", b"new_pin", "puk", b"puk", "reason", b"reason", "request_id", b"request_id", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnblockPinRequest: _TypeAlias = UnblockPinRequest  # noqa: Y015
+
+@_typing.final
+class AttestRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    slot: _builtins.str
+    reason: _builtins.str
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        slot: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "request_id", b"request_id", "slot", b"slot", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttestRequest: _TypeAlias = AttestRequest  # noqa: Y015
+
+@_typing.final
+class AttestResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTESTATION_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    REGISTERED_AS_FIELD_NUMBER: _builtins.int
+    public_key: _builtins.bytes
+    """DER SubjectPublicKeyInfo of the key it speaks of."""
+    registered_as: _builtins.str
+    """KEY/versions/N when it is registered and may be seen: that version is attested now."""
+    @_builtins.property
+    def attestation(self) -> _keys_pb2.Attestation: ...
+    def __init__(
+        self,
+        *,
+        attestation: _keys_pb2.Attestation | None = ...,
+        public_key: _builtins.bytes = ...,
+        registered_as: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "public_key", b"public_key", "registered_as", b"registered_as"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttestResponse: _TypeAlias = AttestResponse  # noqa: Y015
+
+@_typing.final
+class WriteSlotCertificateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    slot: _builtins.str
+    certificate: _builtins.bytes
+    """DER."""
+    reason: _builtins.str
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        slot: _builtins.str = ...,
+        certificate: _builtins.bytes = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "reason", b"reason", "request_id", b"request_id", "slot", b"slot", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WriteSlotCertificateRequest: _TypeAlias = WriteSlotCertificateRequest  # noqa: Y015
+
+@_typing.final
+class WriteSlotCertificateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WriteSlotCertificateResponse: _TypeAlias = WriteSlotCertificateResponse  # noqa: Y015

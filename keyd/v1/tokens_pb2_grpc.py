@@ -60,6 +60,36 @@ class TokenServiceStub(object):
                 request_serializer=keyd_dot_v1_dot_tokens__pb2.ListObjectsRequest.SerializeToString,
                 response_deserializer=keyd_dot_v1_dot_tokens__pb2.ListObjectsResponse.FromString,
                 _registered_method=True)
+        self.ListYubiKeys = channel.unary_unary(
+                '/keyd.v1.TokenService/ListYubiKeys',
+                request_serializer=keyd_dot_v1_dot_tokens__pb2.ListYubiKeysRequest.SerializeToString,
+                response_deserializer=keyd_dot_v1_dot_tokens__pb2.ListYubiKeysResponse.FromString,
+                _registered_method=True)
+        self.InitYubiKey = channel.unary_unary(
+                '/keyd.v1.TokenService/InitYubiKey',
+                request_serializer=keyd_dot_v1_dot_tokens__pb2.InitYubiKeyRequest.SerializeToString,
+                response_deserializer=keyd_dot_v1_dot_tokens__pb2.InitYubiKeyResponse.FromString,
+                _registered_method=True)
+        self.ChangePin = channel.unary_unary(
+                '/keyd.v1.TokenService/ChangePin',
+                request_serializer=keyd_dot_v1_dot_tokens__pb2.ChangePinRequest.SerializeToString,
+                response_deserializer=keyd_dot_v1_dot_tokens__pb2.Token.FromString,
+                _registered_method=True)
+        self.UnblockPin = channel.unary_unary(
+                '/keyd.v1.TokenService/UnblockPin',
+                request_serializer=keyd_dot_v1_dot_tokens__pb2.UnblockPinRequest.SerializeToString,
+                response_deserializer=keyd_dot_v1_dot_tokens__pb2.Token.FromString,
+                _registered_method=True)
+        self.Attest = channel.unary_unary(
+                '/keyd.v1.TokenService/Attest',
+                request_serializer=keyd_dot_v1_dot_tokens__pb2.AttestRequest.SerializeToString,
+                response_deserializer=keyd_dot_v1_dot_tokens__pb2.AttestResponse.FromString,
+                _registered_method=True)
+        self.WriteSlotCertificate = channel.unary_unary(
+                '/keyd.v1.TokenService/WriteSlotCertificate',
+                request_serializer=keyd_dot_v1_dot_tokens__pb2.WriteSlotCertificateRequest.SerializeToString,
+                response_deserializer=keyd_dot_v1_dot_tokens__pb2.WriteSlotCertificateResponse.FromString,
+                _registered_method=True)
 
 
 class TokenServiceServicer(object):
@@ -102,6 +132,50 @@ class TokenServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListYubiKeys(self, request, context):
+        """The YubiKeys among the tokens the caller may see, with what lies in their slots. Spends no try.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InitYubiKey(self, request, context):
+        """Sets PIN, PUK and a random management key of a YubiKey that is as at the factory, whose
+        secrets are tried for that once each. Refused over TCP, as all that carries secrets here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangePin(self, request, context):
+        """Changes the PIN; spends a try of the old one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnblockPin(self, request, context):
+        """Sets a new PIN by the PUK; spends a try of the PUK.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Attest(self, request, context):
+        """Has the YubiKey state where the key in a slot was made, verifies that, and keeps it with the
+        key version that holds the key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WriteSlotCertificate(self, request, context):
+        """Puts a certificate for the slot's own key into the slot.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TokenServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +203,36 @@ def add_TokenServiceServicer_to_server(servicer, server):
                     servicer.ListObjects,
                     request_deserializer=keyd_dot_v1_dot_tokens__pb2.ListObjectsRequest.FromString,
                     response_serializer=keyd_dot_v1_dot_tokens__pb2.ListObjectsResponse.SerializeToString,
+            ),
+            'ListYubiKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListYubiKeys,
+                    request_deserializer=keyd_dot_v1_dot_tokens__pb2.ListYubiKeysRequest.FromString,
+                    response_serializer=keyd_dot_v1_dot_tokens__pb2.ListYubiKeysResponse.SerializeToString,
+            ),
+            'InitYubiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.InitYubiKey,
+                    request_deserializer=keyd_dot_v1_dot_tokens__pb2.InitYubiKeyRequest.FromString,
+                    response_serializer=keyd_dot_v1_dot_tokens__pb2.InitYubiKeyResponse.SerializeToString,
+            ),
+            'ChangePin': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangePin,
+                    request_deserializer=keyd_dot_v1_dot_tokens__pb2.ChangePinRequest.FromString,
+                    response_serializer=keyd_dot_v1_dot_tokens__pb2.Token.SerializeToString,
+            ),
+            'UnblockPin': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnblockPin,
+                    request_deserializer=keyd_dot_v1_dot_tokens__pb2.UnblockPinRequest.FromString,
+                    response_serializer=keyd_dot_v1_dot_tokens__pb2.Token.SerializeToString,
+            ),
+            'Attest': grpc.unary_unary_rpc_method_handler(
+                    servicer.Attest,
+                    request_deserializer=keyd_dot_v1_dot_tokens__pb2.AttestRequest.FromString,
+                    response_serializer=keyd_dot_v1_dot_tokens__pb2.AttestResponse.SerializeToString,
+            ),
+            'WriteSlotCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.WriteSlotCertificate,
+                    request_deserializer=keyd_dot_v1_dot_tokens__pb2.WriteSlotCertificateRequest.FromString,
+                    response_serializer=keyd_dot_v1_dot_tokens__pb2.WriteSlotCertificateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +371,168 @@ class TokenService(object):
             '/keyd.v1.TokenService/ListObjects',
             keyd_dot_v1_dot_tokens__pb2.ListObjectsRequest.SerializeToString,
             keyd_dot_v1_dot_tokens__pb2.ListObjectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListYubiKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyd.v1.TokenService/ListYubiKeys',
+            keyd_dot_v1_dot_tokens__pb2.ListYubiKeysRequest.SerializeToString,
+            keyd_dot_v1_dot_tokens__pb2.ListYubiKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InitYubiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyd.v1.TokenService/InitYubiKey',
+            keyd_dot_v1_dot_tokens__pb2.InitYubiKeyRequest.SerializeToString,
+            keyd_dot_v1_dot_tokens__pb2.InitYubiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangePin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyd.v1.TokenService/ChangePin',
+            keyd_dot_v1_dot_tokens__pb2.ChangePinRequest.SerializeToString,
+            keyd_dot_v1_dot_tokens__pb2.Token.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnblockPin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyd.v1.TokenService/UnblockPin',
+            keyd_dot_v1_dot_tokens__pb2.UnblockPinRequest.SerializeToString,
+            keyd_dot_v1_dot_tokens__pb2.Token.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Attest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyd.v1.TokenService/Attest',
+            keyd_dot_v1_dot_tokens__pb2.AttestRequest.SerializeToString,
+            keyd_dot_v1_dot_tokens__pb2.AttestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WriteSlotCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyd.v1.TokenService/WriteSlotCertificate',
+            keyd_dot_v1_dot_tokens__pb2.WriteSlotCertificateRequest.SerializeToString,
+            keyd_dot_v1_dot_tokens__pb2.WriteSlotCertificateResponse.FromString,
             options,
             channel_credentials,
             insecure,

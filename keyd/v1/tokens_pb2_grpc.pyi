@@ -45,6 +45,22 @@ class TokenServiceStub:
     """Logs out: the token stays LOCKED until somebody unlocks it."""
     ListObjects: _grpc.UnaryUnaryMultiCallable[_tokens_pb2.ListObjectsRequest, _tokens_pb2.ListObjectsResponse]
     """Key pairs on a token, registered or not."""
+    ListYubiKeys: _grpc.UnaryUnaryMultiCallable[_tokens_pb2.ListYubiKeysRequest, _tokens_pb2.ListYubiKeysResponse]
+    """The YubiKeys among the tokens the caller may see, with what lies in their slots. Spends no try."""
+    InitYubiKey: _grpc.UnaryUnaryMultiCallable[_tokens_pb2.InitYubiKeyRequest, _tokens_pb2.InitYubiKeyResponse]
+    """Sets PIN, PUK and a random management key of a YubiKey that is as at the factory, whose
+    secrets are tried for that once each. Refused over TCP, as all that carries secrets here.
+    """
+    ChangePin: _grpc.UnaryUnaryMultiCallable[_tokens_pb2.ChangePinRequest, _tokens_pb2.Token]
+    """Changes the PIN; spends a try of the old one."""
+    UnblockPin: _grpc.UnaryUnaryMultiCallable[_tokens_pb2.UnblockPinRequest, _tokens_pb2.Token]
+    """Sets a new PIN by the PUK; spends a try of the PUK."""
+    Attest: _grpc.UnaryUnaryMultiCallable[_tokens_pb2.AttestRequest, _tokens_pb2.AttestResponse]
+    """Has the YubiKey state where the key in a slot was made, verifies that, and keeps it with the
+    key version that holds the key.
+    """
+    WriteSlotCertificate: _grpc.UnaryUnaryMultiCallable[_tokens_pb2.WriteSlotCertificateRequest, _tokens_pb2.WriteSlotCertificateResponse]
+    """Puts a certificate for the slot's own key into the slot."""
 
 @_typing.type_check_only
 class TokenServiceAsyncStub(TokenServiceStub):
@@ -63,6 +79,22 @@ class TokenServiceAsyncStub(TokenServiceStub):
     """Logs out: the token stays LOCKED until somebody unlocks it."""
     ListObjects: _aio.UnaryUnaryMultiCallable[_tokens_pb2.ListObjectsRequest, _tokens_pb2.ListObjectsResponse]  # type: ignore[assignment]
     """Key pairs on a token, registered or not."""
+    ListYubiKeys: _aio.UnaryUnaryMultiCallable[_tokens_pb2.ListYubiKeysRequest, _tokens_pb2.ListYubiKeysResponse]  # type: ignore[assignment]
+    """The YubiKeys among the tokens the caller may see, with what lies in their slots. Spends no try."""
+    InitYubiKey: _aio.UnaryUnaryMultiCallable[_tokens_pb2.InitYubiKeyRequest, _tokens_pb2.InitYubiKeyResponse]  # type: ignore[assignment]
+    """Sets PIN, PUK and a random management key of a YubiKey that is as at the factory, whose
+    secrets are tried for that once each. Refused over TCP, as all that carries secrets here.
+    """
+    ChangePin: _aio.UnaryUnaryMultiCallable[_tokens_pb2.ChangePinRequest, _tokens_pb2.Token]  # type: ignore[assignment]
+    """Changes the PIN; spends a try of the old one."""
+    UnblockPin: _aio.UnaryUnaryMultiCallable[_tokens_pb2.UnblockPinRequest, _tokens_pb2.Token]  # type: ignore[assignment]
+    """Sets a new PIN by the PUK; spends a try of the PUK."""
+    Attest: _aio.UnaryUnaryMultiCallable[_tokens_pb2.AttestRequest, _tokens_pb2.AttestResponse]  # type: ignore[assignment]
+    """Has the YubiKey state where the key in a slot was made, verifies that, and keeps it with the
+    key version that holds the key.
+    """
+    WriteSlotCertificate: _aio.UnaryUnaryMultiCallable[_tokens_pb2.WriteSlotCertificateRequest, _tokens_pb2.WriteSlotCertificateResponse]  # type: ignore[assignment]
+    """Puts a certificate for the slot's own key into the slot."""
 
 class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
     """Shows tokens, logs in and out."""
@@ -108,5 +140,57 @@ class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tokens_pb2.ListObjectsResponse, _abc.Awaitable[_tokens_pb2.ListObjectsResponse]]:
         """Key pairs on a token, registered or not."""
+
+    @_abc_1.abstractmethod
+    def ListYubiKeys(
+        self,
+        request: _tokens_pb2.ListYubiKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tokens_pb2.ListYubiKeysResponse, _abc.Awaitable[_tokens_pb2.ListYubiKeysResponse]]:
+        """The YubiKeys among the tokens the caller may see, with what lies in their slots. Spends no try."""
+
+    @_abc_1.abstractmethod
+    def InitYubiKey(
+        self,
+        request: _tokens_pb2.InitYubiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tokens_pb2.InitYubiKeyResponse, _abc.Awaitable[_tokens_pb2.InitYubiKeyResponse]]:
+        """Sets PIN, PUK and a random management key of a YubiKey that is as at the factory, whose
+        secrets are tried for that once each. Refused over TCP, as all that carries secrets here.
+        """
+
+    @_abc_1.abstractmethod
+    def ChangePin(
+        self,
+        request: _tokens_pb2.ChangePinRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tokens_pb2.Token, _abc.Awaitable[_tokens_pb2.Token]]:
+        """Changes the PIN; spends a try of the old one."""
+
+    @_abc_1.abstractmethod
+    def UnblockPin(
+        self,
+        request: _tokens_pb2.UnblockPinRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tokens_pb2.Token, _abc.Awaitable[_tokens_pb2.Token]]:
+        """Sets a new PIN by the PUK; spends a try of the PUK."""
+
+    @_abc_1.abstractmethod
+    def Attest(
+        self,
+        request: _tokens_pb2.AttestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tokens_pb2.AttestResponse, _abc.Awaitable[_tokens_pb2.AttestResponse]]:
+        """Has the YubiKey state where the key in a slot was made, verifies that, and keeps it with the
+        key version that holds the key.
+        """
+
+    @_abc_1.abstractmethod
+    def WriteSlotCertificate(
+        self,
+        request: _tokens_pb2.WriteSlotCertificateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tokens_pb2.WriteSlotCertificateResponse, _abc.Awaitable[_tokens_pb2.WriteSlotCertificateResponse]]:
+        """Puts a certificate for the slot's own key into the slot."""
 
 def add_TokenServiceServicer_to_server(servicer: TokenServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

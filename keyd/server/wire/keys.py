@@ -12,12 +12,16 @@ from keyd import publickeys
 from keyd.errors import InvalidRequestError, KeydError
 from keyd.keyfields import KeyFilter, NewKey
 from keyd.model import (
+    Attestation,
     Binding,
     Freeze,
     Key,
     KeyAlgorithm,
     KeyVersion,
+    PinPolicy,
     Scheme,
+    Slot,
+    TouchPolicy,
     VersionState,
     check_name,
 )
@@ -66,6 +70,11 @@ def new_key(message: pb.CreateKeyRequest) -> NewKey:
         labels=dict(message.labels),
         rotation_period_s=message.rotation_period_s,
         said=check_reason(message.reason),
+        slot=Slot.parse(message.slot) if message.slot else None,
+        pin=choose("pin_policy", message.pin_policy, PinPolicy) if message.pin_policy else None,
+        touch=choose("touch_policy", message.touch_policy, TouchPolicy)
+        if message.touch_policy
+        else None,
     )
 
 
@@ -181,6 +190,8 @@ def version_message(key: Key, version: KeyVersion, now: datetime) -> pb.KeyVersi
     )
     if version.destroy_after is not None:
         message.destroy_after.CopyFrom(to_timestamp(version.destroy_after))
+    if version.attestation is not None:
+        message.attestation.CopyFrom(attestation(version.attestation))
     if version.public_key:
         forms = _forms(version.public_key, key.scheme, version.name)
         message.public_key_pem = forms.pem
@@ -188,6 +199,19 @@ def version_message(key: Key, version: KeyVersion, now: datetime) -> pb.KeyVersi
         message.public_key_notary = forms.notary
         message.public_key_ssh = forms.ssh
     return message
+
+
+def attestation(proven: Attestation) -> pb.Attestation:
+    """What a device has proven."""
+    return pb.Attestation(
+        slot=proven.slot,
+        serial=proven.serial,
+        firmware=proven.firmware,
+        form_factor=proven.form_factor,
+        pin_policy=proven.pin,
+        touch_policy=proven.touch,
+        chain=proven.chain,
+    )
 
 
 def freeze_line(freeze: Freeze) -> str:
