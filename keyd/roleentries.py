@@ -27,7 +27,7 @@ def _said(mark: Mark | None) -> str:
     if mark is None:
         return "nothing"
     told = f"v{mark.newest.version} {mark.state} sha256:{mark.newest.digest.hex()}"
-    if mark.complete is not None and mark.complete.digest != mark.newest.digest:
+    if mark.complete is not None and not mark.is_whole:
         word = "published" if mark.published_before else "complete"
         told += f", {word} v{mark.complete.version} sha256:{mark.complete.digest.hex()}"
     return told

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from keyd.approvals import Approvals
-from keyd.errors import ConflictError, RoleNotFoundError
+from keyd.errors import ConflictError, RoleNotFoundError, RuleRefusedError
 from keyd.gate import Gate
 from keyd.model import (
     Action,
@@ -127,41 +127,26 @@ class Roles(RoleEvidence):
     ) -> RoleView | None:
         """Give up the newest version, which was not published: other bytes may be signed as it.
 
-        The mark goes back to the last complete version where that is an earlier one; else there
-        is no mark any more, and None is answered.
+        The mark goes back to the last version that was complete before it, and never lower: where
+        the bytes of that are not kept any more it is a floor, of which only version and digest are
+        known. Where nothing was complete before there is no mark any more, and None is answered.
 
         Raises:
             RoleNotFoundError: there is no mark.
             ConflictError: ``digest`` is not that of the newest version.
-            RuleRefusedError: draft-published.
+            RuleRefusedError: draft-published, nothing-below.
         """
         mark = await self._begin(caller, "role-supersede", repository, role, digest, said)
-        if mark.state is MarkState.PUBLISHED:
-            error = refuse(
-                "draft-published",
-                f"{of(Context(repository, role))}: v{mark.newest.version} was shown as published, "
-                "clients may hold it",
-                hint="sign the next version; when you know that nobody holds it: "
-                + command("reset", Context(repository, role)),
-                context=Context(repository, role),
-            )
+        if error := _no_way_back(mark):
             await self._entries.turned_down(caller, "role-supersede", repository, role, error)
             raise error
         consent = await self._consents.consent_to_end(caller, "supersede", mark, said=said)
-        after: Mark | None = None
+        after = _one_back(mark)
         effect: Effect = DropMark(repository, role, expect=mark)
-        if mark.complete is not None and mark.complete.digest != mark.newest.digest:
+        if after is not None:
             contents = await self._marks.load_contents(repository, role)
-            after = Mark(
-                repository=repository,
-                role=role,
-                newest=mark.complete,
-                state=MarkState.PUBLISHED if mark.published_before else MarkState.COMPLETE,
-                signed_at=mark.signed_at,
-                complete=mark.complete,
-            )
-            kept = MarkContents(contents.complete, contents.complete)
-            effect = PutMark(after, kept, expect=mark)
+            below = contents.before if mark.is_whole else contents.complete
+            effect = PutMark(after, MarkContents(below, below), expect=mark)
         await self._entries.given_up(
             caller, "role-supersede", mark, after, said=said, effects=(effect, *consent)
         )
@@ -219,3 +204,42 @@ class Roles(RoleEvidence):
                 signed_digest=mark.newest.digest.hex(),
             )
         return mark
+
+
+def _no_way_back(mark: Mark) -> RuleRefusedError | None:
+    """Why the newest version cannot be given up; None where it can."""
+    context, newest = Context(mark.repository, mark.role), mark.newest
+    forget = command("reset", context)
+    if mark.state is MarkState.PUBLISHED:
+        return refuse(
+            "draft-published",
+            f"{of(context)}: v{newest.version} was shown as published, clients may hold it",
+            hint=f"sign the next version; when you know that nobody holds it: {forget}",
+            context=context,
+        )
+    if mark.is_floor:
+        return refuse(
+            "nothing-below",
+            f"{of(context)}: what was signed above v{newest.version} is given up already, and no "
+            "earlier version is known here",
+            hint=f"sign v{newest.version + 1}; when nothing of it was ever published: {forget}",
+            context=context,
+        )
+    return None
+
+
+def _one_back(mark: Mark) -> Mark | None:
+    """The mark without its newest version; None where nothing was complete before."""
+    back = mark.below or mark.floor
+    if back is None:
+        return None
+    published = mark.below is not None and mark.published_before
+    return Mark(
+        repository=mark.repository,
+        role=mark.role,
+        newest=back,
+        state=MarkState.PUBLISHED if published else MarkState.COMPLETE,
+        signed_at=mark.signed_at,
+        complete=back,
+        floor=mark.floor,
+    )

@@ -212,10 +212,10 @@ class MemoryAudit:
     def _show(self, marks: MarkPlan, approvals: ApprovalPlan, ceremonies: CeremonyPlan) -> None:
         for name, planned in marks.changes.items():
             before = self._mark_contents.pop(name, MarkContents())
-            self._marks.pop(name, None)
+            held = self._marks.pop(name, None)
             if planned is not None:
                 self._marks[name] = planned.mark
-                self._mark_contents[name] = planned.contents(before)
+                self._mark_contents[name] = planned.contents(held, before)
         for approval_id, changed in approvals.changes.items():
             self._approvals[approval_id] = changed.approval
             if changed.contents is not None:

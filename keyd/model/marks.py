@@ -52,6 +52,10 @@ class Marked:
     expires: datetime
     keyset: str = ""
 
+    def is_same(self, other: Marked) -> bool:
+        """True for the same bytes under the same version."""
+        return (self.version, self.digest) == (other.version, other.digest)
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:
@@ -60,9 +64,11 @@ class Mark:
     ``newest``: the version signed last. ``signers``: identities (as in :class:`Need`) that are
     known to have signed it. ``needs``: what makes it complete; empty where the role's keys are
     not known, then the first signature does. ``complete``: the last version that was complete,
-    often ``newest`` itself; None before there was one. ``published_before``: ``complete`` is
-    another than ``newest``, and was PUBLISHED. ``reissued``: how often other bytes were signed
-    under ``newest``'s version. ``signed_at``: when it was last signed or shown.
+    often ``newest`` itself; None before there was one. ``before``: where ``complete`` is
+    ``newest``, the one that was complete before it. ``floor``: the one before the two, of which
+    the bytes are not kept; ``newest`` itself where all above it was given up. ``published_before``:
+    what is ``below`` was PUBLISHED. ``reissued``: how often other bytes were signed under
+    ``newest``'s version. ``signed_at``: when it was last signed or shown.
     """
 
     repository: str
@@ -75,11 +81,44 @@ class Mark:
     complete: Marked | None = None
     reissued: int = 0
     published_before: bool = False
+    before: Marked | None = None
+    floor: Marked | None = None
 
     @property
     def is_complete(self) -> bool:
         """True when ``newest`` is COMPLETE or PUBLISHED."""
         return self.state is not MarkState.SIGNED
+
+    @property
+    def is_whole(self) -> bool:
+        """True when ``newest`` is itself the one that was complete last."""
+        return self.complete is not None and self.complete.is_same(self.newest)
+
+    @property
+    def below(self) -> Marked | None:
+        """The last version but ``newest`` that was complete, whose bytes are kept."""
+        return self.before if self.is_whole else self.complete
+
+    @property
+    def is_complete_published(self) -> bool:
+        """True when ``complete`` was PUBLISHED."""
+        return self.state is MarkState.PUBLISHED if self.is_whole else self.published_before
+
+    @property
+    def next_floor(self) -> Marked | None:
+        """The floor of a mark that follows, which keeps ``complete`` of this one."""
+        return self.before or self.floor
+
+    @property
+    def is_floor(self) -> bool:
+        """True when all that was signed above ``newest`` was given up, and its bytes are gone."""
+        return self.floor is not None and self.floor.is_same(self.newest)
+
+    @property
+    def may_be_reissued(self) -> bool:
+        """True when other bytes at ``newest``'s version split nobody as far as is known here; only
+        for ONLINE_ROLES."""
+        return self.state is not MarkState.PUBLISHED and not self.is_floor
 
     @property
     def ends(self) -> datetime:
@@ -97,11 +136,12 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class MarkContents:
-    """The signed bytes behind a mark: of ``newest`` and of ``complete``; empty where there is
-    none. Both are the same object when both versions are."""
+    """The signed bytes behind a mark: of ``newest``, ``complete`` and ``before``; empty where there
+    is none, and for a floor. The first two are the same object when both versions are."""
 
     newest: bytes = b""
     complete: bytes = b""
+    before: bytes = b""
 
 
 class Marks(Protocol):

@@ -103,7 +103,12 @@ def verify_advance(
     """
     root = known.get("root")
     content = root.contents.complete if root else b""
-    begun = root is not None and not content and root.mark.newest.version == 1
+    begun = (
+        root is not None
+        and not content
+        and not root.mark.is_complete
+        and root.mark.newest.version == 1
+    )
     if root is None or not (content or begun):
         raise _no_history(repository)
     found = read_files(repository, files)

@@ -7,7 +7,7 @@ failed, two at once), as long as that version is not known to be published.
 from __future__ import annotations
 
 from keyd.content.documents import Snapshot, Timestamp
-from keyd.model import Limits, MarkState
+from keyd.model import Limits
 from keyd.rules.case import Asked, History
 from keyd.rules.refusal import taken
 from keyd.rules.versions import Standing, check_above, standing
@@ -27,7 +27,7 @@ def check_version(
         told = f"the same bytes as version {document.version} that is signed already"
         return Standing.SAME, told
     if mark is not None and document.version == mark.newest.version:
-        if mark.state is MarkState.PUBLISHED:
+        if not mark.may_be_reissued:
             raise taken(asked.context, asked.digest, mark, next_version=document.version + 1)
         return Standing.REPLACE, f"other bytes as version {document.version}, not known published"
     return Standing.NEW, check_above(asked, document, mark, limits)

@@ -55,11 +55,15 @@ class Proposal:
             keyset=self.keyset,
         )
 
-    def as_newest(self, state: MarkState, before: Mark | None) -> Known:
-        """The mark with this version as its newest and complete one."""
+    def as_newest(self, state: MarkState, before: Known | None) -> Known:
+        """The mark with this version as its newest and complete one, above what was complete."""
         marked = self.marked()
-        same_version = before is not None and before.newest.version == marked.version
-        mark = Mark(
+        mark = before.mark if before else None
+        same_version = mark is not None and mark.newest.version == marked.version
+        below = mark.complete if mark else None
+        if below is not None and below.is_same(marked):
+            below = None
+        known = Mark(
             repository=self.repository,
             role=self.shown.role,
             newest=marked,
@@ -68,9 +72,14 @@ class Proposal:
             signers=self.signers,
             needs=self.needs,
             complete=marked,
-            reissued=before.reissued + 1 if before is not None and same_version else 0,
+            reissued=mark.reissued + 1 if mark is not None and same_version else 0,
+            published_before=mark is not None and below is not None and mark.is_complete_published,
+            before=below,
+            floor=mark.next_floor if mark else None,
         )
-        return Known(mark, MarkContents(self.shown.payload, self.shown.payload))
+        payload = self.shown.payload
+        kept = before.contents.complete if before is not None and below is not None else b""
+        return Known(known, MarkContents(payload, payload, kept))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +127,7 @@ def place_imported(proposal: Proposal, known: Known | None) -> Placed:
         return _same(proposal, known, MarkState.PUBLISHED)
     if version == mark.newest.version and mark.state is MarkState.PUBLISHED:
         raise _conflict(proposal, mark.newest.digest, "reset")
-    return Placed(proposal.as_newest(MarkState.PUBLISHED, mark), True)
+    return Placed(proposal.as_newest(MarkState.PUBLISHED, known), True)
 
 
 def place_advanced(*, published: bool) -> Place:
@@ -131,7 +140,7 @@ def place_advanced(*, published: bool) -> Place:
         if known is None or version > known.mark.newest.version:
             if not proposal.is_met:
                 raise unmet(proposal)
-            return Placed(proposal.as_newest(state, known.mark if known else None), True)
+            return Placed(proposal.as_newest(state, known), True)
         mark = known.mark
         if version < mark.newest.version:
             return _below(proposal, known, published=published)
@@ -144,13 +153,13 @@ def place_advanced(*, published: bool) -> Place:
                 proposal, mark.newest.digest, "reset" if _is_seen(mark) else "supersede"
             )
         note = f"{shown} takes the place of other bytes of that version"
-        return Placed(proposal.as_newest(state, mark), True, note)
+        return Placed(proposal.as_newest(state, known), True, note)
 
     return place
 
 
 def _is_seen(mark: Mark) -> bool:
-    return mark.state is MarkState.PUBLISHED
+    return not mark.may_be_reissued
 
 
 def _below(proposal: Proposal, known: Known, *, published: bool) -> Placed:
@@ -163,7 +172,12 @@ def _below(proposal: Proposal, known: Known, *, published: bool) -> Placed:
         return Placed(None, False, f"{old}: ignored")
     complete = mark.complete
     if complete is None or version > complete.version:
-        moved = replace(mark, complete=proposal.marked(), published_before=published)
+        moved = replace(
+            mark,
+            complete=proposal.marked(),
+            published_before=published,
+            floor=complete or mark.floor,
+        )
         contents = replace(known.contents, complete=shown.payload)
         return Placed(Known(moved, contents), True, f"{old}: it is the last complete one now")
     if version == complete.version and complete.digest != shown.digest:
@@ -201,8 +215,10 @@ def _same(proposal: Proposal, known: Known, state: MarkState) -> Placed:
     changed = replace(mark, state=new, signers=signers, needs=needs, signed_at=proposal.now)
     contents = known.contents
     if met:
-        changed = replace(changed, complete=mark.newest, published_before=False)
-        contents = MarkContents(shown.payload, shown.payload)
+        if not mark.is_complete:
+            changed = replace(changed, complete=mark.newest, before=mark.complete)
+            contents = replace(contents, before=contents.complete)
+        contents = replace(contents, newest=shown.payload, complete=shown.payload)
     note = "" if met else f"{shown} still lacks {changed.missing} of its signatures"
     return Placed(Known(changed, contents), met, note)
 

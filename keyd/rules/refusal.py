@@ -57,6 +57,8 @@ Published files that are shown as evidence (`role import`, `role advance`) are r
                         -> `role supersede` for a draft; `role reset` and `role import`
     draft-published     giving up a version that clients may hold
                         -> the next version; `role reset` when they are known not to
+    nothing-below       giving up more than the versions that are remembered
+                        -> the next version; `role reset` where nothing was published
 
 Other bytes at a version that is taken are a VersionTakenError: renumber to ``next_version``, or
 `role supersede` where the version was not published.
@@ -99,6 +101,7 @@ WORDS = (
     "evidence-lower",
     "evidence-conflict",
     "draft-published",
+    "nothing-below",
 )
 """Every value of the fact ``rule``; the table above says what each is for."""
 

@@ -11,14 +11,14 @@ from sqlalchemy import Connection, select
 
 from keyd.model import Mark, MarkContents, Marked, MarkState, Need
 from keyd.store.entry_rows import parameter_mark
-from keyd.store.plan_marks import Held, PlannedMark, RoleName, is_whole
+from keyd.store.plan_marks import Held, PlannedMark, RoleName, arranged
 from keyd.store.schema import from_microseconds, to_microseconds
 from keyd.store.schema_roles import marks
 
 _CHUNKS = (256, 64, 16, 4, 1)
 _c = marks.c
-_WITHOUT_BYTES = [column for column in _c if column not in (_c.content, _c.complete_content)]
-# Where an update finds the complete version's bytes.
+_WITHOUT_BYTES = [column for column in _c if column not in (_c.content, _c.below_content)]
+# Where an update finds the bytes of the version below.
 _NOWHERE, _STAYS, _WAS_NEWEST, _GIVEN = range(4)
 
 
@@ -57,16 +57,9 @@ def _select_sql(names: int, mark: str) -> str:
 def load_contents(connection: Connection, repository: str, role: str) -> MarkContents:
     """The bytes behind a mark; empty ones where there is no mark."""
     row = connection.execute(
-        select(_c.content, _c.complete_content, _c.complete_version).where(
-            _c.repository == repository, _c.role == role
-        )
+        select(*_c).where(_c.repository == repository, _c.role == role)
     ).first()
-    if row is None:
-        return MarkContents()
-    if row.complete_version is None:
-        return MarkContents(row.content)
-    complete = row.content if row.complete_content is None else row.complete_content
-    return MarkContents(row.content, complete)
+    return MarkContents() if row is None else arranged(_mark(row), row.content, row.below_content)
 
 
 def write_marks(
@@ -84,8 +77,8 @@ def write_marks(
         elif name in before:
             changed.append((*_row(planned.mark), *_sources(planned), *name))
         else:
-            own = None if _has_no_bytes_of_its_own(planned.mark) else planned.complete
-            new.append((*name, *_row(planned.mark), planned.newest, own))
+            below = None if planned.mark.below is None else planned.below
+            new.append((*name, *_row(planned.mark), planned.newest, below))
     statements = _write_sql(parameter_mark(connection))
     for sql, rows in zip(statements, (gone, changed, new), strict=True):
         if rows:
@@ -103,26 +96,21 @@ def _write_sql(mark: str) -> tuple[str, str, str]:
     return (
         f"DELETE FROM marks {this}",  # noqa: S608
         f"UPDATE marks SET {', '.join(f'{name} = {mark}' for name in names)}, "  # noqa: S608
-        f"content = coalesce({mark}, content), complete_content = CASE {mark} "
-        f"WHEN {_STAYS} THEN complete_content WHEN {_WAS_NEWEST} THEN content "
+        f"content = coalesce({mark}, content), below_content = CASE {mark} "
+        f"WHEN {_STAYS} THEN below_content WHEN {_WAS_NEWEST} THEN content "
         f"WHEN {_GIVEN} THEN {mark} END {this}",
         f"INSERT INTO marks ({', '.join(column.name for column in _c)}) VALUES ({values})",  # noqa: S608
     )
 
 
-def _has_no_bytes_of_its_own(mark: Mark) -> bool:
-    """True when the complete version is the newest, or there is none."""
-    return mark.complete is None or is_whole(mark)
-
-
 def _sources(planned: PlannedMark) -> tuple[bytes | None, int, bytes | None]:
-    """New bytes of the newest version; where those of the complete one are; they, when new."""
+    """New bytes of the newest version; where those of the one below are; they, when new."""
     newest = planned.newest if isinstance(planned.newest, bytes) else None
-    if _has_no_bytes_of_its_own(planned.mark):
+    if planned.mark.below is None:
         return newest, _NOWHERE, None
-    if isinstance(planned.complete, bytes):
-        return newest, _GIVEN, planned.complete
-    return newest, _WAS_NEWEST if planned.complete is Held.NEWEST else _STAYS, None
+    if isinstance(planned.below, bytes):
+        return newest, _GIVEN, planned.below
+    return newest, _WAS_NEWEST if planned.below is Held.NEWEST else _STAYS, None
 
 
 def _row(mark: Mark) -> tuple[Any, ...]:
@@ -136,7 +124,23 @@ def _row(mark: Mark) -> tuple[Any, ...]:
         mark.reissued,
         *((None,) * 6 if mark.complete is None else _marked_row(mark.complete)),
         mark.published_before,
+        _marked_json(mark.before),
+        _marked_json(mark.floor),
     )
+
+
+def _marked_json(marked: Marked | None) -> str | None:
+    if marked is None:
+        return None
+    version, digest, *rest = _marked_row(marked)
+    return json.dumps([version, digest.hex(), *rest])
+
+
+def _marked(told: str | None) -> Marked | None:
+    if told is None:
+        return None
+    version, digest, kind, dialect, expires, keyset = json.loads(told)
+    return Marked(version, bytes.fromhex(digest), kind, dialect, from_microseconds(expires), keyset)
 
 
 def _marked_row(marked: Marked) -> tuple[Any, ...]:
@@ -176,4 +180,6 @@ def _mark(row: Any) -> Mark:
         complete,
         row.reissued,
         bool(row.published_before),
+        _marked(row.before),
+        _marked(row.floor),
     )

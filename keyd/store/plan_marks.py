@@ -18,7 +18,6 @@ from keyd.model import (
     DropMark,
     Mark,
     MarkContents,
-    Marked,
     MarkState,
     PutMark,
     RecordMark,
@@ -35,44 +34,47 @@ class Held(Enum):
     """Bytes that the mark's row holds before the group, which the plan never reads."""
 
     NEWEST = "newest"
-    COMPLETE = "complete"
+    BELOW = "below"
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedMark:
-    """A mark as it will be, and where its bytes come from. ``complete`` counts only where the
-    mark's complete version is another than its newest."""
+    """A mark as it will be, and where its bytes come from. ``below`` counts only where the mark has
+    such a version."""
 
     mark: Mark
     newest: bytes | Held
-    complete: bytes | Held
+    below: bytes | Held
 
     @classmethod
     def held(cls, mark: Mark) -> PlannedMark:
         """A mark as its row holds it."""
-        return cls(mark, Held.NEWEST, Held.COMPLETE)
+        return cls(mark, Held.NEWEST, Held.BELOW)
 
     @property
     def complete_source(self) -> bytes | Held:
         """Where the complete version's bytes come from; empty when there is none."""
         if self.mark.complete is None:
             return b""
-        return self.newest if is_whole(self.mark) else self.complete
+        return self.newest if self.mark.is_whole else self.below
 
-    def contents(self, before: MarkContents) -> MarkContents:
-        """The bytes after the group, given those before it."""
-        newest, complete = (
+    def contents(self, held: Mark | None, before: MarkContents) -> MarkContents:
+        """The bytes after the group, given the mark and those before it."""
+        below_before = before.before if held is not None and held.is_whole else before.complete
+        newest, below = (
             source
             if isinstance(source, bytes)
-            else (before.newest if source is Held.NEWEST else before.complete)
-            for source in (self.newest, self.complete_source)
+            else (before.newest if source is Held.NEWEST else below_before)
+            for source in (self.newest, self.below)
         )
-        return MarkContents(newest, complete)
+        return arranged(self.mark, newest, below)
 
 
-def is_whole(mark: Mark) -> bool:
-    """True when the newest version is itself the one that was complete last."""
-    return mark.complete is not None and _same(mark.complete, mark.newest)
+def arranged(mark: Mark, newest: bytes, below: bytes) -> MarkContents:
+    """The contents of a mark of which these are the two versions' bytes."""
+    if mark.is_whole:
+        return MarkContents(newest, newest, b"" if mark.before is None else below)
+    return MarkContents(newest, b"" if mark.complete is None else below)
 
 
 class MarkPlan:
@@ -101,7 +103,8 @@ class MarkPlan:
             case PutMark(mark, contents, expect):
                 self._expect(mark.repository, mark.role, expect)
                 _check(mark)
-                planned = PlannedMark(mark, contents.newest, contents.complete)
+                below = contents.before if mark.is_whole else contents.complete
+                planned = PlannedMark(mark, contents.newest, below)
                 self._marks.put((mark.repository, mark.role), planned)
             case DropMark(repository, role, expect):
                 self._expect(repository, role, expect)
@@ -125,15 +128,15 @@ class MarkPlan:
     def _record(self, effect: RecordMark) -> None:
         name = (effect.repository, effect.role)
         planned = self._marks.find(name)
+        old: Mark | None = None
+        source: bytes | Held = b""
         if planned is None:
             _check_first(effect)
-            old, complete = None, None
-            source: bytes | Held = b""
-        elif _same(planned.mark.newest, effect.marked):
+        elif planned.mark.newest.is_same(effect.marked):
             self._marks.put(name, replace(planned, mark=self._signed_by(planned.mark, effect)))
             return
         else:
-            old, complete, source = planned.mark, planned.mark.complete, planned.complete_source
+            old, source = planned.mark, planned.complete_source
             _check_successor(effect, old)
         reissued = old is not None and old.newest.version == effect.marked.version
         fresh = Mark(
@@ -142,41 +145,38 @@ class MarkPlan:
             effect.marked,
             MarkState.SIGNED,
             self._now,
-            complete=complete,
+            complete=old.complete if old else None,
             reissued=old.reissued + 1 if old is not None and reissued else 0,
-            published_before=old is not None
-            and (old.state is MarkState.PUBLISHED or old.published_before),
+            published_before=old is not None and old.is_complete_published,
+            floor=old.next_floor if old else None,
         )
-        _check(fresh)
-        self._marks.put(name, PlannedMark(self._signed_by(fresh, effect), effect.content, source))
+        signed = self._signed_by(fresh, effect)
+        _check(signed)
+        self._marks.put(name, PlannedMark(signed, effect.content, source))
 
     def _signed_by(self, mark: Mark, effect: RecordMark) -> Mark:
         """The mark with one more signature, COMPLETE when it was the last one needed."""
         signers = mark.signers | {effect.signer}
         needs = effect.needs or mark.needs
-        # Bytes that were complete before other ones were signed in between are complete still.
-        whole = is_whole(mark) or all(need.is_met(signers) for need in needs)
-        state = MarkState.COMPLETE if whole and not mark.is_complete else mark.state
-        return replace(
-            mark,
-            state=state,
-            signed_at=self._now,
-            signers=signers,
-            needs=needs,
-            complete=mark.newest if whole else mark.complete,
-            published_before=mark.published_before and not whole,
-        )
-
-
-def _same(one: Marked, other: Marked) -> bool:
-    return (one.version, one.digest) == (other.version, other.digest)
+        signed = replace(mark, signed_at=self._now, signers=signers, needs=needs)
+        if mark.is_complete:
+            return signed
+        if mark.is_whole:
+            # Complete before other bytes were signed in between, and so it is still.
+            state = MarkState.PUBLISHED if mark.published_before else MarkState.COMPLETE
+            return replace(signed, state=state, published_before=False)
+        if all(need.is_met(signers) for need in needs):
+            return replace(
+                signed, state=MarkState.COMPLETE, complete=mark.newest, before=mark.complete
+            )
+        return signed
 
 
 def _check(mark: Mark) -> None:
     """Refuse a mark that the tables cannot hold."""
     check_text("repository", mark.repository)
     check_text("role", mark.role)
-    for marked in (mark.newest, mark.complete):
+    for marked in (mark.newest, mark.complete, mark.before, mark.floor):
         if marked is not None:
             check_number("version", marked.version)
             for field in ("kind", "dialect", "keyset"):
@@ -187,10 +187,26 @@ def _check(mark: Mark) -> None:
             "mark",
             f"version {complete.version} cannot be complete when {mark.newest.version} is newest",
         )
-    if mark.is_complete and not is_whole(mark):
+    if mark.is_complete and not mark.is_whole:
         raise InvalidRequestError("mark", f"{mark.state} needs the newest version as complete")
-    if mark.published_before and (complete is None or is_whole(mark)):
+    if mark.is_whole and not mark.is_complete:
+        raise InvalidRequestError("mark", "the newest version is complete, so it is not SIGNED")
+    if mark.published_before and mark.below is None:
         raise InvalidRequestError("mark", "no earlier version is there that was published")
+    _check_order(mark)
+
+
+def _check_order(mark: Mark) -> None:
+    """Refuse versions that stand in no order."""
+    before, floor = mark.before, mark.floor
+    if before is not None:
+        if not mark.is_whole or before.is_same(mark.newest):
+            raise InvalidRequestError("mark", "only another version can be complete before it")
+        if before.version > mark.newest.version:
+            raise InvalidRequestError("mark", f"version {before.version} cannot come before it")
+    above = mark.below or mark.newest
+    if floor is not None and floor.version > above.version:
+        raise InvalidRequestError("mark", f"its floor, {floor.version}, cannot be above it")
 
 
 def _check_first(effect: RecordMark) -> None:
@@ -215,7 +231,7 @@ def _check_successor(effect: RecordMark, mark: Mark) -> None:
             f"number it {newest + 1}; for a server that was restored: keydctl role reset {role}",
         )
     if asked == newest:
-        if effect.role in ONLINE_ROLES and mark.state is not MarkState.PUBLISHED:
+        if effect.role in ONLINE_ROLES and mark.may_be_reissued:
             return
         raise _taken(effect, mark)
     if effect.role != "root":

@@ -52,13 +52,18 @@ marks = Table(
     Column("complete_dialect", Text),
     Column("complete_expires", BigInteger),
     Column("complete_keyset", Text),
-    # True only where the complete version is another than the newest.
+    # Whether the version below was: the complete one where that is another than the newest, else
+    # the one before it.
     Column("published_before", Boolean, nullable=False),
-    # The signed bytes of both versions, last in the row so that reading what is before them never
-    # reads them. Those of older versions are not kept: the log has their digests.
+    # JSON list of the columns from version to keyset, the digest in hex; NULL for none.
+    Column("before", Text),
+    Column("floor", Text),
+    # The signed bytes of the newest version and of the one below, last in the row so that reading
+    # what is before them never reads them. Those of older versions are not kept: the log has their
+    # digests.
     Column("content", LargeBinary, nullable=False),
-    # NULL where the complete version is the newest.
-    Column("complete_content", LargeBinary),
+    # NULL where there is no version below.
+    Column("below_content", LargeBinary),
     CheckConstraint(
         "(complete_version IS NULL) = (complete_digest IS NULL)"
         " AND (complete_version IS NULL) = (complete_kind IS NULL)"
@@ -75,14 +80,13 @@ marks = Table(
         " AND complete_digest = digest)",
         name="complete_is_newest",
     ),
+    CheckConstraint("before IS NULL OR state <> 'SIGNED'", name="before_the_complete"),
     CheckConstraint(
-        "(complete_content IS NOT NULL) = (complete_version IS NOT NULL"
-        " AND NOT (complete_version = version AND complete_digest = digest))",
-        name="complete_content_once",
+        "(below_content IS NOT NULL) = (before IS NOT NULL OR (complete_version IS NOT NULL"
+        " AND NOT (complete_version = version AND complete_digest = digest)))",
+        name="below_content_once",
     ),
-    CheckConstraint(
-        "NOT published_before OR complete_content IS NOT NULL", name="published_before_newest"
-    ),
+    CheckConstraint("NOT published_before OR below_content IS NOT NULL", name="published_below"),
 )
 
 approvals = Table(

@@ -129,7 +129,7 @@ async def test_a_second_signer_makes_the_version_complete_and_the_one_before_giv
     assert whole.signers == {"a", "b"}
     assert whole.signed_at == NOW + timedelta(hours=1)
     contents = await store.marks.load_contents("acme", "targets")
-    assert contents == MarkContents(b"two", b"two")
+    assert contents == MarkContents(b"two", b"two", b"one")
     assert contents.newest is contents.complete
 
 
@@ -408,8 +408,54 @@ def test_a_published_version_is_known_as_such_below_the_drafts_above_it(store: S
     each(store, signing(4, b"four", needs=TWO_OF_AB))
 
     known = [below_a_draft, below_two, complete, get(store)]
-    assert [mark.published_before for mark in known] == [True, True, False, False]
+    assert [mark.published_before for mark in known] == [True, True, True, False]
     assert [mark.complete and mark.complete.version for mark in known] == [1, 1, 3, 3]
+
+
+async def test_what_was_complete_is_remembered_below_what_is_complete_at_once(
+    store: Store,
+) -> None:
+    each(store, putting(4, b"four"), signing(5, b"five"), signing(6, b"six"))
+
+    mark = get(store)
+    assert (mark.complete, mark.before, mark.floor) == (
+        marked(6, b"six"),
+        marked(5, b"five"),
+        marked(4, b"four"),
+    )
+    assert not mark.published_before
+    contents = await store.marks.load_contents("acme", "targets")
+    assert contents == MarkContents(b"six", b"six", b"five")
+
+
+async def test_what_was_complete_is_remembered_below_what_two_complete_in_one_group(
+    store: Store,
+) -> None:
+    each(store, putting(4, b"four"))
+    together(
+        store,
+        signing(5, b"five", needs=TWO_OF_AB),
+        signing(5, b"five", signer="b", needs=TWO_OF_AB),
+    )
+
+    mark = get(store)
+    assert (mark.state, mark.before, mark.published_before) == (COMPLETE, marked(4, b"four"), True)
+    contents = await store.marks.load_contents("acme", "targets")
+    assert contents == MarkContents(b"five", b"five", b"four")
+
+
+def test_bytes_that_were_published_are_so_still_after_a_draft_at_their_version(
+    store: Store,
+) -> None:
+    each(store, signing(4, b"four", "snapshot"))
+    each(store, signing(4, b"4", "snapshot", needs=TWO_OF_AB))
+    draft = get(store, "snapshot")
+    told = replace(draft, published_before=True)
+    each(store, PutMark(told, MarkContents(b"4", b"four"), draft))
+
+    assert each(store, signing(4, b"four", "snapshot")) == [""]
+
+    assert (get(store, "snapshot").state, get(store, "snapshot").below) == (PUBLISHED, None)
 
 
 async def test_superseding_a_draft_puts_the_complete_version_back(store: Store) -> None:
@@ -437,6 +483,11 @@ def test_a_mark_that_contradicts_itself_is_refused_and_harms_no_neighbour(store:
         replace(good, state=COMPLETE, complete=marked(1, b"one")),
         replace(good, published_before=True),
         replace(good, complete=good.newest, published_before=True),
+        replace(good, complete=good.newest),
+        replace(good, before=marked(1, b"one")),
+        replace(good, state=COMPLETE, complete=good.newest, before=good.newest),
+        replace(good, state=COMPLETE, complete=good.newest, before=marked(3, b"three")),
+        replace(good, floor=marked(3, b"three")),
         replace(good, repository="\ud800"),
         replace(good, role="a\0"),
         replace(good, newest=replace(good.newest, version=2**63)),
@@ -449,7 +500,7 @@ def test_a_mark_that_contradicts_itself_is_refused_and_harms_no_neighbour(store:
         signing(1, b"one", "snapshot"),
     )
 
-    assert results == [InvalidRequestError.reason] * 9 + [""]
+    assert results == [InvalidRequestError.reason] * 14 + [""]
     assert [mark.role for mark in store.marks.marks()] == ["snapshot"]
 
 
@@ -462,7 +513,8 @@ def test_the_tables_refuse_a_mark_that_contradicts_itself(store: Store) -> None:
         "state = 'PUBLISHED'",
         "state = 'GONE'",
         "complete_digest = NULL",
-        "complete_content = NULL",
+        "below_content = NULL",
+        "before = '[]'",
         "complete_version = 2, complete_digest = digest",
         "content = NULL",
         "reissued = -1",

@@ -218,7 +218,9 @@ def test_an_abort_killed_right_after_it_gave_the_draft_up_leaves_no_daemon_witho
     site.start("targets")
     site.work().resume(until=Phase.CHECK)
     draft = site.keyd.get_role(site.name, "root")
-    assert site.keyd.supersede_role(site.name, "root", draft.digest, reason="as abort does") is None
+    left = site.keyd.supersede_role(site.name, "root", draft.digest, reason="as abort does")
+    assert left is not None
+    assert left.version == 1
 
     abort(site.work(), reason="again")
 

@@ -281,11 +281,13 @@ async def a_draft(domain: Domain, *, state: MarkState = MarkState.SIGNED) -> Mar
         before,
         newest=replace(before.newest, version=4, digest=bytes(range(32))),
         state=state,
-        published_before=state is MarkState.SIGNED,
+        published_before=True,
     )
+    kept = MarkContents(b"draft", contents.complete)
     if state is not MarkState.SIGNED:
-        made = replace(made, complete=made.newest)
-    put = PutMark(made, MarkContents(b"draft", contents.complete), before)
+        made = replace(made, complete=made.newest, before=before.complete)
+        kept = MarkContents(b"draft", b"draft", contents.complete)
+    put = PutMark(made, kept, before)
     await domain.audit.record(EntryDraft("sign", Outcome.ALLOWED, ADMIN), (put,))
     return made
 
@@ -350,8 +352,10 @@ async def test_a_complete_version_nobody_published_can_be_given_up_too(domain: D
 
     left = await domain.roles.supersede(ADMIN, ACME, "targets", made.newest.digest, said="typo")
 
-    assert left is None
-    assert domain.audit.find_mark(ACME, "targets") is None
+    assert left is not None
+    assert (left.mark.newest.version, left.mark.state) == (3, MarkState.PUBLISHED)
+    contents = await domain.audit.load_contents(ACME, "targets")
+    assert contents.newest == contents.complete == parse(targets(3).content).payload
 
 
 async def test_what_was_published_is_not_given_up(domain: Domain) -> None:

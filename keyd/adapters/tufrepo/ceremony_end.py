@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from tuf.api.metadata import Root
 
 from keyd.adapters.tufrepo import published as reading
-from keyd.adapters.tufrepo.ceremony import ORDER, Work
-from keyd.adapters.tufrepo.ceremony_draft import digest, published_root
+from keyd.adapters.tufrepo.ceremony import Work
+from keyd.adapters.tufrepo.ceremony_draft import digest
 from keyd.adapters.tufrepo.ceremony_keys import generated
 from keyd.errors import PolicyDeniedError, RepositoryError, RoleNotFoundError
-from keyd.model import Ceremony, MarkState, Phase
+from keyd.model import Ceremony, MarkState
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +67,12 @@ def _supersede(work: Work, reason: str, undone: list[str], stays: list[str]) -> 
     try:
         role = work.client.get_role(repository, "root")
     except RoleNotFoundError:
-        if ORDER.index(work.ceremony.phase) > ORDER.index(Phase.SIGN):
-            _start_again(work, reason)  # Where a run that was killed had come to.
         return
     if role.digest != signed or role.state is MarkState.PUBLISHED:
         return
     command = f"keydctl role supersede {repository} root"
     try:
-        left = work.client.supersede_role(repository, "root", signed, reason=reason)
-        if left is None:
-            _start_again(work, reason)
+        work.client.supersede_role(repository, "root", signed, reason=reason)
         undone.append(f"the daemon may sign another root {work.version}")
     except PolicyDeniedError:
         stays.append(
@@ -87,11 +83,3 @@ def _supersede(work: Work, reason: str, undone: list[str], stays: list[str]) -> 
         f"other daemons that signed root {work.version} refuse another one until there, too: "
         f"{command}"
     )
-
-
-def _start_again(work: Work, reason: str) -> None:
-    """Have the daemon know the published root again: that of a complete draft took its place, and
-    went with it."""
-    with work.repository.changing() as change:
-        root = published_root(change).to_bytes()
-    work.client.import_role(work.repository.settings.repository, root, [], reason=reason)

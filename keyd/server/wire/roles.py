@@ -91,7 +91,7 @@ def role_message(view: RoleView) -> pb.Role:
     if complete is not None:
         message.complete_version = complete.version
         message.complete_digest = complete.digest
-        message.complete_published = mark.published_before or mark.state is MarkState.PUBLISHED
+        message.complete_published = mark.is_complete_published
         message.complete_expires.CopyFrom(to_timestamp(complete.expires))
     return message
 

@@ -185,12 +185,13 @@ class Ledger:
         self._contents.pop(self.marks[role].newest.digest)
 
     def supersede(self, role: str) -> None:
-        """Back to the last complete version, or to nothing."""
+        """Back to the version that was complete before the newest, or to nothing."""
         mark = self.marks[role]
-        if mark.complete is None or mark.complete == mark.newest:
+        if mark.below is None:
             del self.marks[role]
-        else:
-            self.marks[role] = replace(mark, newest=mark.complete, state=MarkState.COMPLETE)
+            return
+        back = replace(mark, newest=mark.below, state=MarkState.COMPLETE)
+        self.marks[role] = replace(back, complete=mark.below, before=None)
 
     def _record(self, effect: RecordMark) -> None:
         old = self.marks.get(effect.role)
@@ -203,7 +204,9 @@ class Ledger:
         signers = old.signers | {effect.signer}
         mark = replace(old, signers=signers, needs=effect.needs)
         if not mark.is_complete and all(need.is_met(signers) for need in effect.needs):
-            mark = replace(mark, state=MarkState.COMPLETE, complete=effect.marked)
+            mark = replace(
+                mark, state=MarkState.COMPLETE, complete=effect.marked, before=mark.complete
+            )
         self.marks[effect.role] = mark
 
     def _complete(self, role: str) -> documents.Document | None:
