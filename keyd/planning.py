@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
-from keyd import content, publickeys
+from keyd import content, publickeys, rules
 from keyd.content import Reading
 from keyd.content.certificates import CertificateRequest
 from keyd.content.describe import summary
-from keyd.errors import KeydError
+from keyd.errors import AlgorithmMismatchError, KeydError
 from keyd.gate import Gate
 from keyd.model import (
     Action,
@@ -95,7 +95,7 @@ class Planning:
             if before is not None and before.covers(request, statement, action):
                 terms = before.terms
             else:
-                terms = self._terms(caller, request, statement, action)
+                terms = self._terms(caller, request, statement, action, reading)
             digest = digest_to_sign(terms.key, terms.scheme, request)
         except KeydError as e:
             return Refused(request.key, action, e)
@@ -134,7 +134,12 @@ class Planning:
         return found, found.statement, Action.SIGN
 
     def _terms(
-        self, caller: Caller, request: SignRequest, statement: Statement, action: Action
+        self,
+        caller: Caller,
+        request: SignRequest,
+        statement: Statement,
+        action: Action,
+        reading: Reading | None,
     ) -> Terms:
         key = self._registry.find(request.key)
         # The context may come from the bindings, and the policy shall see it: so it is worked out
@@ -151,7 +156,13 @@ class Planning:
         check_demands(version, self._gate.demands(caller, action, request.key, context))
         scheme = request.scheme or key.scheme
         publickeys.check_scheme(key.algorithm, scheme)
-        encoding = check_encoding(key.algorithm, request.encoding)
+        try:
+            encoding = check_encoding(key.algorithm, request.encoding)
+        except AlgorithmMismatchError:
+            # No encoding helps what this key never signs, such as a whole metadata file.
+            if key.bindings:
+                rules.read(reading, key, context)
+            raise
         self._audit.check_signing_allowed(bound=bool(key.bindings))
         return Terms(
             action=action,

@@ -19,6 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from keyd import publickeys
 from keyd.errors import (
+    AlgorithmMismatchError,
     ContentError,
     PolicyDeniedError,
     RuleRefusedError,
@@ -33,6 +34,7 @@ from keyd.model import (
     KeyAlgorithm,
     Mark,
     Scheme,
+    SignRequest,
 )
 from keyd.policy import parse_policy
 from tests.bound_keys import (
@@ -42,6 +44,7 @@ from tests.bound_keys import (
     targets,
 )
 from tests.domain import CI, POLICY, STRANGER, Domain, a_domain
+from tests.tuf_documents import ALICE, a_targets
 
 KEY = "acme/targets"
 ONLINE = "acme/online"
@@ -91,6 +94,22 @@ async def test_a_bound_key_signs_nothing_it_cannot_read(
 
     refusal = domain.audit.refused[-1]
     assert (refusal.action, refusal.rule) == ("sign", word)
+
+
+async def test_a_whole_metadata_file_is_named_so_before_any_choice_of_encoding(
+    domain: Domain,
+) -> None:
+    await a_bound_key(domain)
+    whole = a_targets(1, "app", signed_by=[ALICE]).to_bytes()
+
+    for message in (whole, b"opaque"):
+        with pytest.raises((ContentError, RuleRefusedError)) as e:
+            await domain.signing.sign(CI, SignRequest(KEY, message=message))
+        assert "encoding" not in e.value.message
+    with pytest.raises(AlgorithmMismatchError):
+        await domain.signing.sign(CI, SignRequest(KEY, message=targets(1)))
+    with pytest.raises(PolicyDeniedError):
+        await domain.signing.sign(STRANGER, SignRequest(KEY, message=whole))
 
 
 async def test_the_digest_of_a_root_cannot_be_laundered_through_a_targets_key(
