@@ -210,7 +210,7 @@ def test_a_change_is_shown(
         (a_targets_file, ("delegations", "x-a")),
         (a_snapshot, ("meta", "d1.json", "x-a")),
     ],
-    ids=str,
+    ids=lambda v: getattr(v, "__name__", str(v)),
 )
 def test_one_and_true_are_told_apart(
     make: Callable[[], dict[str, Any]], path: tuple[str, ...]

@@ -207,6 +207,7 @@ def test_a_key_under_the_id_of_another_is_refused() -> None:
         ("ecdsa-x509", b""),
         ("rsa-x509", base64.b64decode(ROOT_KEY[1]["keyval"]["public"])),
     ],
+    ids=["no key", "ecdsa for rsa", "too short", "bad PEM", "empty", "ecdsa for rsa-x509"],
 )
 def test_a_key_that_is_not_what_it_says_is_refused(keytype: str, public: bytes) -> None:
     keyid, object_ = made.key_object(keytype, public)

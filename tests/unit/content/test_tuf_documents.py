@@ -306,7 +306,7 @@ DELETED = object()
         (a_snapshot, "meta.targets\\.json.version", 0, "meta.targets.json.version"),
         (a_snapshot, "meta.targets\\.json", 7, "meta.targets.json"),
     ],
-    ids=str,
+    ids=lambda v: "DELETED" if v is DELETED else getattr(v, "__name__", str(v)),
 )
 def test_a_field_that_is_wrong_is_named(
     make: Callable[[], dict[str, Any]], path: str, value: object, field: str
