@@ -190,7 +190,8 @@ class YubiKeys:
         yubikey = await self._yubikeys.look(token)
         content = yubikey.find(slot)
         public_key = content.public_key if content else b""
-        if not public_key:
+        if not public_key and not yubikey.pin_tries_of:
+            # Old firmware does not tell; libykcs11 read it from the attestation or certificate.
             objects = await self._device.objects(token, slot.object_id)
             found = [o.public_key for o in objects]
             public_key = found[0] if found else b""

@@ -10,7 +10,7 @@ from datetime import datetime
 from keyd.device.keeper import TokenKeeper
 from keyd.device.pool import DevicePool
 from keyd.device.v1 import device_pb2 as pb
-from keyd.errors import DeviceFaultError, MechanismMissingError
+from keyd.errors import DeviceFaultError, KeydError, MechanismMissingError
 from keyd.model import (
     MadeInSlot,
     Pin,
@@ -58,7 +58,12 @@ class PoolYubiKeys:
         """See model.YubiKeyDevice."""
         was_ready = self._pool.keeper(token).status().state is TokenState.READY
         order = pb.YubiKeyChangePin(old_pin=old.reveal().encode(), new_pin=new.reveal().encode())
-        await self._with_secrets(token, pb.YubiKeyOrder(change_pin=order))
+        try:
+            await self._with_secrets(token, pb.YubiKeyOrder(change_pin=order))
+        except KeydError as error:
+            if was_ready:
+                error.hint += f"; it is locked meanwhile: keydctl token unlock {token}"
+            raise
         if was_ready:
             await self._pool.unlock(token, new)
 
