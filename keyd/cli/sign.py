@@ -63,7 +63,13 @@ def sign(
     """
     if (file is None) == (digest is None):
         raise click.UsageError("give either FILE or --digest")
-    from keyd.errors import AlgorithmMismatchError, ApprovalNeededError, ContentError
+    from keyd.cli.signadvice import advise_refused
+    from keyd.errors import (
+        AlgorithmMismatchError,
+        ApprovalNeededError,
+        ContentError,
+        RuleRefusedError,
+    )
     from keyd.model import SignRequest
 
     message = None if file is None else read_file(file)
@@ -85,14 +91,9 @@ def sign(
 
         try:
             signed = ask()
-        except AlgorithmMismatchError as e:
+        except (AlgorithmMismatchError, ContentError, RuleRefusedError) as e:
+            advise_refused(e, file or "FILE", message or b"", encoding)
             advise_encoding(e, encoding)
-            raise
-        except ContentError as e:
-            e.hint = e.hint or (
-                "see what it is: keydctl explain FILE --key KEY; for a metadata file with its "
-                "signatures: keydctl tuf sign FILE"
-            )
             raise
         except ApprovalNeededError as e:
             if wait_s is None or dry_run:

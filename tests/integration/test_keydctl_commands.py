@@ -24,6 +24,7 @@ from keyd import publickeys
 from keyd.cli.keydctl import run
 from keyd.cli.signedfiles import canonical
 from keyd.errors import (
+    AlgorithmMismatchError,
     ApprovalNeededError,
     AuditUnavailableError,
     ContentError,
@@ -31,6 +32,7 @@ from keyd.errors import (
     FrozenError,
     KeydError,
     PolicyDeniedError,
+    RuleRefusedError,
     TokenLockedError,
     VersionTakenError,
 )
@@ -437,17 +439,52 @@ def test_a_token_that_is_away_is_try_again(
     assert said.code == 4
 
 
+@pytest.mark.parametrize(
+    "refused",
+    [
+        ContentError("not canonical JSON", problem="not-canonical"),
+        RuleRefusedError("this is neither", hint="take another key", rule="opaque"),
+        AlgorithmMismatchError("encoding: ECDSA needs a choice, der or raw"),
+    ],
+)
 def test_a_metadata_file_that_cannot_be_signed_as_it_lies_is_led_to_its_command(
-    daemon: ScriptedDaemon, ctl: Ctl, tmp_path: Path
+    daemon: ScriptedDaemon, ctl: Ctl, tmp_path: Path, refused: KeydError
 ) -> None:
     file = write(tmp_path / "1.root.json", a_root(1, ALICE.public_key))
-    daemon.errors["Sign"] = [ContentError("not canonical JSON", problem="not-canonical")]
+    daemon.errors["Sign"] = [refused]
 
     said = ctl("sign", file, "--key", "acme/ed")
 
-    assert said.code == 1
-    assert "keydctl explain FILE --key KEY" in said.err
-    assert "keydctl tuf sign FILE" in said.err
+    assert said.code in (1, 2)
+    assert f"keydctl explain {file} --key KEY" in said.err
+    assert f"keydctl tuf sign {file}" in said.err
+    error, hint = said.err.splitlines()[:2]
+    assert "encoding" not in error
+    assert ("--encoding" in hint) == isinstance(refused, AlgorithmMismatchError)
+
+
+def test_other_refusals_of_a_metadata_file_keep_their_own_advice(
+    daemon: ScriptedDaemon, ctl: Ctl, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "1.root.json", a_root(1, ALICE.public_key))
+    plain = tmp_path / "plain"
+    plain.write_bytes(b'{"signed": {}}')
+    daemon.errors["Sign"] = [
+        RuleRefusedError("too far", hint="ask for less", rule="expiry-too-far"),
+        AlgorithmMismatchError("encoding: RSA has one form only"),
+        AlgorithmMismatchError("encoding: ECDSA needs a choice, der or raw"),
+        ContentError("not canonical JSON", problem="not-canonical"),
+    ]
+
+    far = ctl("sign", file, "--key", "acme/ed")
+    given = ctl("sign", file, "--key", "acme/ed", "--encoding", "der")
+    missing = ctl("sign", plain, "--key", "acme/ed")
+    unread = ctl("sign", plain, "--key", "acme/ed")
+
+    assert "hint: ask for less" in far.err
+    assert "RSA has one form only" in given.err
+    assert "hint: say --encoding der or --encoding raw" in missing.err
+    assert f"hint: see what it is: keydctl explain {plain} --key KEY" in unread.err
 
 
 # --------------------------------------------------------------------------------------- audit
