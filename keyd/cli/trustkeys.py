@@ -20,6 +20,7 @@ from keyd.cli.trustsession import (
     GUN,
     TOKEN,
     Session,
+    TrustCommand,
     TrustGroup,
     answer,
     now,
@@ -150,7 +151,7 @@ def key_rotate(
     )
 
 
-@click.command()
+@click.command(cls=TrustCommand)
 @GUN
 @click.argument("roles", nargs=-1, metavar="[ROLE]...")
 @click.option("--within", default="90d", show_default=True, help="What expires in this time.")

@@ -1,0 +1,430 @@
+"""Publishing when something goes wrong: crashes, other publishers, servers that lie, people who
+have to consent. The engine in this process, against the real notary-server and a real keyd."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from keyd.adapters.notary import changes, delegations, lookup
+from keyd.adapters.notary.collection import Collection
+from keyd.adapters.notary.pinning import Pinning
+from keyd.adapters.notary.server import NotaryServer
+from keyd.client import EntryFilter
+from keyd.errors import (
+    ApprovalNeededError,
+    ConflictError,
+    KeydError,
+    RepositoryError,
+    ServerGoneError,
+)
+from tests.trust_stage import TRUST_POLICY, Stage, a_stage
+
+pytestmark = pytest.mark.softhsm
+DIGESTS = {"sha256": b"\1" * 32}
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with a_stage(tmp_path_factory.mktemp("p")) as running:
+        yield running
+
+
+def add(collection: Collection, *names: str) -> None:
+    """Stage targets."""
+    for name in names:
+        collection.stage(changes.add("targets", name, 1, DIGESTS))
+
+
+def begun(stage: Stage) -> str:
+    """A collection that is published and signs nothing."""
+    gun = stage.gun()
+    with stage.collection(gun) as owner:
+        owner.init(owner.ring.ensure("root"))
+        owner.publish()
+    return gun
+
+
+class Interrupted(NotaryServer):
+    """Calls ``before`` each upload, and ``after`` it."""
+
+    def __init__(
+        self,
+        of: NotaryServer,
+        before: Callable[[], None] = lambda: None,
+        after: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(of.web, of.gun)
+        self._before, self._after = before, after
+
+    def publish(self, files: Mapping[str, bytes]) -> None:
+        """As the server does."""
+        self._before()
+        super().publish(files)
+        self._after()
+
+
+class Recorded(NotaryServer):
+    """Serves what it saw when it was made."""
+
+    def __init__(self, of: NotaryServer) -> None:
+        super().__init__(of.web, of.gun)
+        roles = ("root", "timestamp", "snapshot", "targets")
+        self._files = {role: of.find(role) for role in roles}
+
+    def find(self, name: str) -> bytes | None:
+        """The old file."""
+        return self._files.get(name.partition(".")[0]) if not name[0].isdigit() else None
+
+
+def die() -> None:
+    raise ServerGoneError("the connection broke")
+
+
+def once(act: Callable[[], object]) -> Callable[[], None]:
+    """Does it the first time only."""
+    done: list[bool] = []
+
+    def maybe() -> None:
+        if not done:
+            done.append(True)
+            act()
+
+    return maybe
+
+
+# ------------------------------------------------------------------------------ crashes
+
+
+def test_a_version_signed_before_a_crash_is_the_one_that_is_sent(
+    stage: Stage, tmp_path: Path
+) -> None:
+    gun = begun(stage)
+    with stage.collection(
+        gun, trust_dir=tmp_path, server=Interrupted(stage.server(gun), before=die)
+    ) as broken:
+        add(broken, "v1")
+        with pytest.raises(ServerGoneError):
+            broken.publish()
+        signed = broken.cache.pending()["targets"]
+
+    with stage.collection(gun, trust_dir=tmp_path) as again:
+        report = again.publish()
+
+    assert report.published == {"targets": 2}
+    assert stage.server(gun).find("targets") == signed
+    assert set(stage.listed(gun)) == {"v1"}
+
+
+def test_a_collection_whose_first_upload_broke_keeps_its_keys(stage: Stage, tmp_path: Path) -> None:
+    gun = stage.gun()
+    with stage.collection(
+        gun, trust_dir=tmp_path, server=Interrupted(stage.server(gun), before=die)
+    ) as broken:
+        broken.init(broken.ring.ensure("root"))
+        add(broken, "v1")
+        with pytest.raises(ServerGoneError):
+            broken.publish()
+        root = broken.cache.pending()["root"]
+
+    with stage.collection(gun, trust_dir=tmp_path) as again:
+        again.publish()
+
+    assert stage.server(gun).find("root") == root
+    assert set(stage.listed(gun)) == {"v1"}
+
+
+def test_what_was_sent_before_the_connection_broke_is_not_sent_twice(
+    stage: Stage, tmp_path: Path
+) -> None:
+    gun = begun(stage)
+    with stage.collection(
+        gun, trust_dir=tmp_path, server=Interrupted(stage.server(gun), after=die)
+    ) as broken:
+        add(broken, "v1")
+        with pytest.raises(ServerGoneError):
+            broken.publish()
+
+    with stage.collection(gun, trust_dir=tmp_path) as again:
+        report = again.publish()
+
+        assert report.published == {}
+        assert again.staged() == [] == list(again.cache.pending())
+    assert stage.sandbox.version(gun, "targets") == 2
+
+
+def test_a_server_that_is_down_changes_nothing_and_loses_nothing(
+    stage: Stage, tmp_path: Path
+) -> None:
+    gun = begun(stage)
+    with stage.collection(gun, trust_dir=tmp_path) as mine:
+        add(mine, "v1")
+        mine.server.web.base_url = "https://localhost:1"
+
+        with pytest.raises(ServerGoneError, match="does not answer"):
+            mine.publish()
+
+        assert [c.name for c in mine.staged()] == ["v1"]
+
+
+# ------------------------------------------------------------------------------ others
+
+
+def test_two_publishers_at_once_lose_nothing(stage: Stage, tmp_path: Path) -> None:
+    gun = begun(stage)
+
+    def somebody_else() -> None:
+        with stage.collection(gun) as other:
+            add(other, "theirs")
+            other.publish()
+
+    racing = Interrupted(stage.server(gun), before=once(somebody_else))
+    with stage.collection(gun, trust_dir=tmp_path, server=racing) as mine:
+        add(mine, "mine")
+        with pytest.raises(ConflictError) as conflict:
+            mine.publish()
+        report = mine.publish()
+
+    assert "+theirs" in conflict.value.message
+    assert "--retry" in conflict.value.hint
+    assert report.published["targets"] > 2
+    assert set(stage.listed(gun)) == {"mine", "theirs"}
+
+
+def test_a_conflict_is_solved_at_once_where_that_was_asked_for(
+    stage: Stage, tmp_path: Path
+) -> None:
+    gun = begun(stage)
+
+    def somebody_else() -> None:
+        with stage.collection(gun) as other:
+            add(other, "theirs")
+            other.publish()
+
+    racing = Interrupted(stage.server(gun), before=once(somebody_else))
+    with stage.collection(gun, trust_dir=tmp_path, server=racing) as mine:
+        add(mine, "mine")
+        report = mine.publish(retries=3)
+
+    assert any("+theirs" in note for note in report.notes)
+    assert set(stage.listed(gun)) == {"mine", "theirs"}
+
+
+def test_a_number_that_was_signed_and_never_published_is_skipped(
+    stage: Stage, tmp_path: Path
+) -> None:
+    gun = begun(stage)
+    dead = Interrupted(stage.server(gun), before=die)
+    with stage.collection(gun, server=dead) as lost:
+        add(lost, "lost")
+        with pytest.raises(ServerGoneError):
+            lost.publish()
+
+    with stage.collection(gun, trust_dir=tmp_path) as mine:
+        add(mine, "mine")
+        report = mine.publish()
+
+    assert report.published == {"targets": 3}
+    assert set(stage.listed(gun)) == {"mine"}
+
+
+def test_a_version_published_under_a_skipped_number_is_not_overwritten(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """The other one has signed 2 and sends it only after we took 3 on top of 1."""
+    gun = begun(stage)
+    dead = Interrupted(stage.server(gun), before=once(die))
+    with stage.collection(gun, trust_dir=tmp_path / "slow", server=dead) as slow:
+        add(slow, "slow")
+        with pytest.raises(ServerGoneError):
+            slow.publish()
+
+        with stage.collection(gun, trust_dir=tmp_path / "mine", when_signed=slow.publish) as mine:
+            add(mine, "mine")
+            with pytest.raises(ConflictError, match="somebody else has published targets 2"):
+                mine.publish()
+
+    assert set(stage.listed(gun)) == {"slow"}
+
+
+# ------------------------------------------------------------------------------ lies
+
+
+def test_a_server_that_goes_back_is_refused(stage: Stage, tmp_path: Path) -> None:
+    gun = begun(stage)
+    old = Recorded(stage.server(gun))
+    with stage.collection(gun, trust_dir=tmp_path) as mine:
+        add(mine, "v1")
+        mine.publish()
+
+    with (
+        stage.collection(gun, trust_dir=tmp_path, server=old) as fooled,
+        pytest.raises(RepositoryError, match="was seen here before"),
+    ):
+        fooled.get()
+
+
+def test_a_collection_that_vanished_is_not_taken_for_a_new_one(
+    stage: Stage, tmp_path: Path
+) -> None:
+    gun = begun(stage)
+    with stage.collection(gun, trust_dir=tmp_path) as mine:
+        mine.get()
+        stage.server(gun).delete()
+
+        with pytest.raises(RepositoryError, match="which was seen there before"):
+            mine.init(mine.ring.ensure("root"))
+
+
+def test_bytes_that_the_server_hashes_differently_are_found(stage: Stage, tmp_path: Path) -> None:
+    """The trap of notary-server: it takes a pretty-printed file, and nobody can read it."""
+    gun = begun(stage)
+    dead = Interrupted(stage.server(gun), before=die)
+    with stage.collection(gun, trust_dir=tmp_path, server=dead) as mine:
+        add(mine, "v1")
+        with pytest.raises(ServerGoneError):
+            mine.publish()
+        file = mine.cache.pending()["targets"]
+    pretty = json.dumps(json.loads(file), indent=1, sort_keys=True).encode()
+    stage.server(gun).publish({"targets": pretty})
+
+    with (
+        stage.collection(gun) as reader,
+        pytest.raises(RepositoryError, match="is not the one that its snapshot"),
+    ):
+        reader.get()
+
+
+def test_expired_metadata_is_refused_to_readers_and_renewed_by_publishers(
+    stage: Stage, tmp_path: Path
+) -> None:
+    gun = begun(stage)
+
+    def later() -> datetime:
+        return datetime.now(UTC) + timedelta(days=1200)
+
+    with stage.collection(gun, now=later) as reader, pytest.raises(RepositoryError) as error:
+        reader.get()
+    with stage.collection(gun, trust_dir=tmp_path, now=later) as owner:
+        assert owner.find(is_expired_taken=True) is not None
+
+    assert "expired" in error.value.message
+    assert "trust refresh" in error.value.hint
+
+
+# ------------------------------------------------------------------------------ pins
+
+
+def test_only_the_pinned_root_is_trusted(stage: Stage) -> None:
+    gun = begun(stage)
+    with stage.collection(gun) as reader:
+        root = reader.get().root_document
+    pin = frozenset(root.roles["root"].keyids)
+    prefix = gun.rpartition("/")[0] + "/*"
+
+    for certs in ({gun: pin}, {prefix: pin}):
+        pinned = Pinning(certs=certs, is_first_use_trusted=False)
+        with stage.collection(gun, pinning=pinned) as reader:
+            assert reader.get().is_first_sight
+    with (
+        stage.collection(gun, pinning=Pinning(certs={gun: frozenset({"ab" * 32})})) as reader,
+        pytest.raises(RepositoryError, match="not the pinned one"),
+    ):
+        reader.get()
+    with (
+        stage.collection(gun, pinning=Pinning(is_first_use_trusted=False)) as reader,
+        pytest.raises(RepositoryError, match="trust on first use is switched off"),
+    ):
+        reader.get()
+
+
+def test_a_root_of_another_ca_is_not_trusted(stage: Stage) -> None:
+    gun = begun(stage)
+    pinned = Pinning(cas={gun: stage.sandbox.certificates.ca}, is_first_use_trusted=False)
+
+    with (
+        stage.collection(gun, pinning=pinned) as reader,
+        pytest.raises(RepositoryError, match=r"trust_pinning\.ca"),
+    ):
+        reader.get()
+
+
+# ------------------------------------------------------------------------------ policy
+
+CONSENT = (
+    TRUST_POLICY
+    + """
+[[rule]]
+name = "roots"
+actions = ["sign"]
+keys = ["notary/*/root", "notary/*/targets"]
+approvals = 1
+own = true
+[[limit]]
+name = "short"
+roles = ["targets"]
+max_expiry_days = 30
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def careful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with a_stage(tmp_path_factory.mktemp("c"), policy=CONSENT) as running:
+        yield running
+
+
+def test_people_consent_to_all_roles_and_the_same_command_goes_on(
+    careful: Stage, tmp_path: Path
+) -> None:
+    gun = careful.gun()
+    with careful.collection(gun, trust_dir=tmp_path) as mine:
+        mine.init(mine.ring.ensure("root"))
+        add(mine, "v1")
+        with pytest.raises(ApprovalNeededError) as error:
+            mine.publish()
+        ids = error.value.facts["approvals"].split()
+        keyd = mine.ring.connect()
+        for each in ids:
+            keyd.approve(each, keyd.get_approval(each).digest)
+
+        report = mine.publish()
+
+        expires = mine.get().targets_document().expires
+    assert len(ids) == 2
+    assert all(f"keydctl approve {each}" in error.value.hint for each in ids)
+    assert report.published == {"root": 1, "targets": 1}
+    assert expires - datetime.now(UTC) < timedelta(days=30)
+    assert set(careful.listed(gun)) == {"v1"}
+
+
+def test_the_log_names_collection_and_role_of_each_signature(stage: Stage, tmp_path: Path) -> None:
+    gun = begun(stage)
+    with stage.sandbox.admin() as keyd:
+        entries = [dict(e.fields) for e in keyd.list_entries(EntryFilter(action="sign"))]
+
+    said = json.dumps([e for e in entries if gun in json.dumps(e)])
+
+    assert '"role": "root"' in said
+    assert '"role": "targets"' in said
+
+
+def test_a_tag_in_releases_comes_before_one_in_targets(stage: Stage, tmp_path: Path) -> None:
+    gun = begun(stage)
+    with stage.collection(gun, trust_dir=tmp_path) as mine:
+        held = mine.ring.ensure("targets/releases")
+        mine.stage(delegations.add("targets/releases", [held.object], [""]))
+        mine.stage(changes.add("targets", "v1", 1, DIGESTS))
+        mine.stage(changes.add("targets/releases", "v1", 2, {"sha256": b"\2" * 32}))
+        mine.stage(changes.add("targets", "v2", 3, DIGESTS))
+        mine.publish()
+        trusted = mine.get()
+
+    assert lookup.tag(trusted, "v1").target.length == 2
+    assert lookup.tag(trusted, "v2").role == "targets"
+    with pytest.raises(KeydError, match="no trust data"):
+        lookup.tag(trusted, "v3")
