@@ -141,9 +141,7 @@ class Dispatcher:
             now = loop.time()
             if self.touch.counts_for is not None:
                 self._queue.bring_forward(partial(self.touch.is_fresh_for, now=now))
-            frame = self._queue.take(
-                max_jobs, now, partial(self.touch.fits, now=now, is_idle=is_idle)
-            )
+            frame = self._queue.take(max_jobs, now, self.touch.frame_rule(now, is_idle=is_idle))
             if frame is None:
                 return
             assert place.host is not None

@@ -28,7 +28,7 @@ from keyd.errors import (
     WrongTokenError,
 )
 
-_PIN_LOOK_S = 2.0
+_PIN_LOOK_S = 0.9
 """How often the tries of an idle YubiKey are read: other programs spend them too."""
 
 _NOTICED_S = 0.5

@@ -6,7 +6,7 @@ Daemon side, of one token. Pure bookkeeping on the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from keyd.device.settings import TOUCH_WINDOW_S
 from keyd.model import Purpose, SignJob, TouchRequest
@@ -48,10 +48,20 @@ class TouchDesk:
         """A touch that is cached counts for it."""
         return job.object_id == self.counts_for and now < self._counts_until
 
-    def fits(self, job: SignJob, taken: int, now: float, *, is_idle: bool) -> bool:
-        """Whether it may join a frame of so many jobs. ``is_idle``: no other frame is with the
-        token."""
-        return not self.needs_touch(job, now) or (taken == 0 and is_idle)
+    def frame_rule(self, now: float, *, is_idle: bool) -> Callable[[SignJob, int], bool]:
+        """Whether a job may join a frame that has so many jobs already. ``is_idle``: no other
+        frame is with the token."""
+        is_alone = False
+
+        def fits(job: SignJob, taken: int) -> bool:
+            nonlocal is_alone
+            may_wait = self.needs_touch(job, now)
+            if taken == 0:
+                is_alone = may_wait
+                return not may_wait or is_idle
+            return not (is_alone or may_wait)
+
+        return fits
 
     def begin(self, job: SignJob) -> None:
         """This one is with the host, alone."""

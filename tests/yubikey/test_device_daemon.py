@@ -17,7 +17,7 @@ from tests.e2e.keydctl_process import Keydctl
 from tests.yubikey import by_yubikit
 from tests.yubikey.bench import Bench, EmulatedKey
 from tests.yubikey.desk import SLOT
-from tests.yubikey.model import FACTORY_MANAGEMENT_KEY, FACTORY_PIN
+from tests.yubikey.model import FACTORY_MANAGEMENT_KEY, FACTORY_PIN, Model
 from tests.yubikey.touch import Person
 from tests.yubikey.worker import Worker
 
@@ -38,15 +38,19 @@ class Desk:
     def __init__(self, key: EmulatedKey, ctl: Keydctl, folder: Path) -> None:
         self.key = key
         self.ctl = ctl
-        self._requests_before = key.state.touch_requests
+        self._requests_before = 0
         self._file = folder / "file"
         self._file.write_text("hello")
         self._said = folder / "said"
         self._times = 0
 
+    def count_touches(self) -> None:
+        """From now on."""
+        self._requests_before = self.key.state.touch_requests
+
     @property
     def touch_requests(self) -> int:
-        """Since the key was registered."""
+        """Since they are counted."""
         return self.key.state.touch_requests - self._requests_before
 
     def signs(self) -> subprocess.Popen[str]:
@@ -84,30 +88,38 @@ class Desk:
                 command.wait(10)
 
 
-@pytest.fixture
-def desk(
-    bench: Bench, key: EmulatedKey, worker: Worker, ykcs11: Path, tmp_path: Path
-) -> Iterator[Desk]:
-    order = (key.serial, FACTORY_MANAGEMENT_KEY, SLOT, "ECCP256", "ONCE", "ALWAYS")
-    worker.call(by_yubikit.generate, *order)
-    folder = tmp_path / "d"
-    made = make_folder(folder, tcp=None, hosts=1, now=datetime.now(UTC))
-    pin = folder / "yubi-pin"
+@pytest.fixture(scope="module")
+def registered(ykcs11: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """A daemon that knows a key on a YubiKey."""
+    folder = tmp_path_factory.mktemp("desk")
+    made = make_folder(folder / "d", tcp=None, hosts=1, now=datetime.now(UTC))
+    pin = folder / "d" / "yubi-pin"
     pin.touch(mode=0o600)
     pin.write_text(FACTORY_PIN)
-    with made.config.open("a") as config:
-        config.write(_TOKEN.format(module=ykcs11, serial=key.serial, pin=pin))
-    daemon = DaemonProcess(
-        folder, "--config", str(made.config), command=("run",), env=bench.environment
-    )
-    with daemon:
-        ctl = Keydctl(daemon.endpoint, tmp_path)
-        (found,) = ctl("token", "objects", "yubi")
-        # A key is registered once it has signed, which takes a touch.
-        key.person(Person.TOUCHES)
-        ctl("key", "adopt", "acme/root", "--token", "yubi", "--object-id", found["object_id"])
-        key.person(Person.WAITS)
-        yield Desk(key, ctl, tmp_path)
+    with Bench.start() as bench, Worker(bench.environment) as worker:
+        key = bench.add(Model(1234567))
+        order = (key.serial, FACTORY_MANAGEMENT_KEY, SLOT, "ECCP256", "ONCE", "ALWAYS")
+        worker.call(by_yubikit.generate, *order)
+        with made.config.open("a") as config:
+            config.write(_TOKEN.format(module=ykcs11, serial=key.serial, pin=pin))
+        arguments = ("--config", str(made.config))
+        with DaemonProcess(
+            folder / "d", *arguments, command=("run",), env=bench.environment
+        ) as daemon:
+            ctl = Keydctl(daemon.endpoint, folder)
+            (found,) = ctl("token", "objects", "yubi")
+            # A key is registered once it has signed, which takes a touch.
+            key.person(Person.TOUCHES)
+            ctl("key", "adopt", "acme/root", "--token", "yubi", "--object-id", found["object_id"])
+            yield Desk(key, ctl, folder)
+
+
+@pytest.fixture
+def desk(registered: Desk) -> Desk:
+    """The same, with a person who waits to be told."""
+    registered.key.person(Person.WAITS)
+    registered.count_touches()
+    return registered
 
 
 def test_keydctl_says_which_token_to_touch_for_what_and_signs_when_it_was_touched(

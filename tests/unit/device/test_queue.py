@@ -147,3 +147,40 @@ async def test_take_all_empties_the_queue() -> None:
 
     assert [owner.jobs[index].payload for owner, index in queue.take_all()] == [b"a0", b"a1", b"b0"]
     assert queue.size == 0 and queue.take(10, 0.0) is None
+
+
+async def test_a_job_that_does_not_fit_waits_and_others_pass_it() -> None:
+    queue = SignQueue("main", 10)
+    queue.put(call(job(b"slow", b"touched"), job(b"slow2", b"touched")), 0)
+    queue.put(batch("b", 2), 0)
+
+    def fits(one: SignJob, taken: int) -> bool:
+        return one.object_id != b"touched" or taken == 0
+
+    frames = [payloads(queue.take(10, 0.0, fits)) for _ in range(2)]
+
+    assert frames == [[b"slow", b"b0", b"b1"], [b"slow2"]]
+    assert queue.take(10, 0.0, fits) is None
+
+
+async def test_jobs_that_are_brought_forward_keep_their_order() -> None:
+    queue = SignQueue("main", 10)
+    queue.put(call(job(b"1"), job(b"2", b"warm"), job(b"3"), job(b"4", b"warm")), 0)
+    queue.put(call(job(b"5"), job(b"6", b"warm")), 0)
+    queue.put(batch("z", 1), 0)
+
+    queue.bring_forward(lambda one: one.object_id == b"warm")
+
+    assert [payloads(queue.take(1, 0.0)) for _ in range(3)] == [[b"2"], [b"6"], [b"z0"]]
+
+
+async def test_jobs_that_are_withdrawn_are_counted_out() -> None:
+    queue = SignQueue("main", 10)
+    leaving = call(job(b"1", b"k"), job(b"2", b"other"), job(b"3", b"k"))
+    queue.put(leaving, 0)
+
+    withdrawn = queue.withdraw(leaving, lambda one: one.object_id == b"k")
+
+    assert withdrawn == [0, 2]
+    assert queue.size == 1
+    assert payloads(queue.take(10, 0.0)) == [b"2"]
