@@ -158,6 +158,29 @@ def test_a_lost_token_s_key_is_replaced_by_a_key_elsewhere(keydctl: Keydctl, sit
     assert site.client.download("app/hello.txt") == b"hello, world\n"
 
 
+def test_a_root_that_no_client_would_follow_is_not_even_staged(
+    keydctl: Keydctl, site: Site
+) -> None:
+    """Clients count the keys of the root they have: a key in its place does not help."""
+    keydctl.create(f"{site.name}/new-root")
+    words = ("tuf", "rotate", site.path, "root", "--to", f"{site.name}/new-root")
+
+    error = keydctl(*words, "--without-old", code=1)["error"]
+    bound = keydctl("key", "show", f"{site.name}/new-root")["bindings"]
+    own = keydctl("tuf", "rotate", site.path, "root", "--without-old", code=1)["error"]
+
+    assert "without" in error["message"]
+    assert "needs 1 signature(s)" in error["message"]
+    assert own["message"] == error["message"]
+    assert list((site.path / "staged").glob("*")) == []
+    assert bound == []
+    assert len(keydctl("key", "show", f"{site.name}/root")["versions"]) == 1
+    hinted = error["hint"].partition("as long as it can: keydctl ")[2].split()[:-1]
+    rotated = keydctl(*hinted, f"{site.name}/new-root")
+    assert rotated["activated"] == f"{site.name}/new-root/versions/1"
+    assert site.client.download("app/hello.txt")
+
+
 def test_a_lost_root_key_is_replaced_by_the_keys_that_are_left(
     keydctl: Keydctl, tmp_path: Path
 ) -> None:

@@ -81,12 +81,13 @@ def rotate(
 ) -> Rotated:
     """Rotate one key of a role.
 
-    ``key``: the keyd key to replace (its name, or the keyid of any key); may be empty when the
-    role has one. ``to``: another keyd key whose newest version takes its place, instead of a new
-    version of the same key. ``without_old``: the old key is not asked for anything.
+    ``key``: the keyd key to replace (its name, or the keyid of any key, or how that begins); may be
+    empty when the role has one. ``to``: another keyd key whose newest version takes its place,
+    instead of a new version of the same key. ``without_old``: the old key is asked for nothing.
 
     Raises:
-        RepositoryError: the role or key is not there, or a name fits several keys.
+        RepositoryError: the role or key is not there, a name fits several keys, or clients would
+            follow no root without the old key; nothing was changed.
         KeydError: what the daemon refused; run it again when that is mended.
     """
     with repository.changing() as change:
@@ -98,6 +99,8 @@ def rotate(
             raise RepositoryError(
                 f"{former.keyid} is not a key of this daemon", hint="name its successor with --to"
             )
+        if without_old:
+            _check_left(repository, delegator, role, former.keyid)
         held = client.get_key(to or name)
         bind(client, held, repository.settings.repository, role)
         successor = _successor(client, held, listed, role, own=not to or to == key)
@@ -135,19 +138,7 @@ def drop(repository: Repository, connect: Callable[[], Client], role: str, which
         listed = edits.role_keys(delegator, role)
         gone = _to_drop(repository, connect, listed, role, which)
         kept = [key for key in listed if key.keyid != gone.keyid]
-        threshold = delegator.get_delegated_role(role).threshold
-        if len(kept) < threshold:
-            rotate = f"keydctl tuf rotate {repository.folder.path} {role} --key {gone.keyid[:16]}"
-            raise RepositoryError(
-                f"{role} needs {threshold} signature(s), and without {gone.keyid[:16]} it has "
-                f"{len(kept)} key(s)",
-                # Clients count the keys of the root they have, so no root follows without it.
-                hint="clients follow no root that this key does not sign (docs/recovery.md); "
-                f"as long as it can: {rotate} --to KEY"
-                if role == "root"
-                else f"put another key in its place: {rotate} --to KEY --without-old",
-                role=role,
-            )
+        _check_left(repository, delegator, role, gone.keyid, replaced=False)
         change.skip = [gone.keyid]
 
         def without(signed: Delegator) -> None:
@@ -160,6 +151,30 @@ def drop(repository: Repository, connect: Callable[[], Client], role: str, which
         return Rotated(change.finish(), role, gone.keyid, "")
 
 
+def _check_left(
+    repository: Repository, delegator: Delegator, role: str, gone: str, *, replaced: bool = True
+) -> None:
+    """Refuse to go on without a key where the others are too few. ``replaced``: another key takes
+    its place, which helps for all roles but root: clients count the keys of the root they have.
+
+    Raises:
+        RepositoryError: with the way out; nothing was changed.
+    """
+    threshold = delegator.get_delegated_role(role).threshold
+    left = sum(1 for key in edits.role_keys(delegator, role) if key.keyid != gone)
+    if left >= threshold or (replaced and role != "root"):
+        return
+    rotate = f"keydctl tuf rotate {repository.folder.path} {role} --key {gone[:16]}"
+    raise RepositoryError(
+        f"{role} needs {threshold} signature(s), and without {gone[:16]} it has {left} key(s)",
+        hint="clients follow no root that this key does not sign (docs/recovery.md); "
+        f"as long as it can: {rotate} --to KEY"
+        if role == "root"
+        else f"put another key in its place: {rotate} --to KEY --without-old",
+        role=role,
+    )
+
+
 def _to_drop(
     repository: Repository,
     connect: Callable[[], Client],
@@ -167,7 +182,7 @@ def _to_drop(
     role: str,
     which: str,
 ) -> TufKey:
-    fitting = [key for key in listed if len(which) >= 8 and key.keyid.startswith(which)]
+    fitting = [key for key in listed if _names(which, key)]
     if not fitting:
         names = _Names(repository, connect())
         fitting = [key for key in listed if names.of(key) == which]
@@ -179,6 +194,11 @@ def _to_drop(
             role=role,
         )
     return fitting[0]
+
+
+def _names(text: str, key: TufKey) -> bool:
+    """True for a keyid, or the first characters of one: eight at least."""
+    return len(text) >= 8 and key.keyid.startswith(text)
 
 
 def _delegator(change: Change, role: str) -> tuple[str, Delegator]:
@@ -212,7 +232,7 @@ class _Names:
     def pick(self, listed: Sequence[TufKey], role: str, wanted: str, to: str) -> tuple[TufKey, str]:
         """The key to replace, and its name; after a run that went further, its successor."""
         named = [(key, self.of(key)) for key in listed]
-        fitting = [(k, n) for k, n in named if not wanted or wanted in (n, k.keyid)]
+        fitting = [(k, n) for k, n in named if wanted in ("", n) or _names(wanted, k)]
         if not fitting and to:
             fitting = [(k, n) for k, n in named if n == to]
         # A rotation that stopped halfway without the old key leaves two versions of one name,
