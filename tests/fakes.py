@@ -96,6 +96,7 @@ class FakeToken:
     pin: str
     state: TokenState = TokenState.READY
     pin_source: str = "prompt"
+    model: str = "Fake"
     configured_pin: str | None = None
     lacks: frozenset[KeyAlgorithm] = frozenset()
     busy: bool = False
@@ -131,7 +132,7 @@ class FakeDevice:
                 state=token.state,
                 serial=token.serial,
                 label=token.name,
-                model="Fake",
+                model=token.model,
                 manufacturer="keyd tests",
                 firmware="1.0",
                 pin_state="locked" if token.state is TokenState.PIN_LOCKED else "ok",

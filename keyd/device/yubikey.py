@@ -47,6 +47,7 @@ from yubikit.piv import (
 
 from keyd.device.v1 import device_pb2 as pb
 from keyd.errors import (
+    DeadlineError,
     DeviceFaultError,
     DeviceGoneError,
     MechanismMissingError,
@@ -71,6 +72,7 @@ _KINDS = {
     KeyAlgorithm.RSA_4096: KEY_TYPE.RSA4096,
 }
 _NAMES = {kind: algorithm.value for algorithm, kind in _KINDS.items()}
+_NO_TOUCH = (SW.SECURITY_CONDITION_NOT_SATISFIED, SW.CONDITIONS_NOT_SATISFIED)
 _NOTHING_THERE = (SW.REFERENCE_DATA_NOT_FOUND, SW.FILE_NOT_FOUND)
 
 
@@ -278,7 +280,19 @@ class YubiKeyHand:
             .not_valid_after(now + _YEARS)
         )
         digest = hashes.SHA384 if kind is KEY_TYPE.ECCP384 else hashes.SHA256
-        certificate = sign_certificate_builder(piv, slot, kind, builder, digest)
+        try:
+            certificate = sign_certificate_builder(piv, slot, kind, builder, digest)
+        except ApduError as error:
+            if error.sw not in _NO_TOUCH:
+                raise
+            raise DeadlineError(
+                f"YubiKey {self._serial} was not touched in time: the key lies in slot "
+                f"{slot:02x} and has signed nothing yet",
+                hint=f"keyd tries it again at the next login, touch it then: keydctl token lock "
+                f"{self._token}, keydctl token unlock {self._token}; then: keydctl yubikey attest "
+                f"{self._token} {slot:02x}",
+                token=self._token,
+            ) from error
         piv.put_certificate(slot, certificate)
         return pb.YubiKeyMade(
             public_key=public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
