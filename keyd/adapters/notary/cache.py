@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -21,6 +22,7 @@ from keyd.errors import ConflictError
 
 _PREFIX = ".keyd-tmp-"
 _CHANGES = "changes.json"
+_TURN_S = 0.05
 _ROLE = re.compile(r"root|snapshot|timestamp|targets(?:/[-a-z0-9_]+)*", re.ASCII)
 
 
@@ -33,21 +35,22 @@ class Cache:
         self.staging = self.path / ".keyd"
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the collection.
+    def locked(self, wait_s: float = 10.0) -> Iterator[None]:
+        """Hold the collection; readers side by side take turns.
 
         Raises:
-            ConflictError: another run holds it; try again when that one is done.
+            ConflictError: another run holds it for longer; try again when that one is done.
         """
         self.staging.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self.staging / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as e:
-                raise ConflictError(
-                    f"another keydctl trust is working on {self.path}", retry_after_s=2
-                ) from e
+            until = time.monotonic() + wait_s
+            while not _take(descriptor):
+                if time.monotonic() >= until:
+                    raise ConflictError(
+                        f"another keydctl trust is working on {self.path}", retry_after_s=2
+                    )
+                time.sleep(_TURN_S)
             for leftover in self.path.rglob(f"{_PREFIX}*"):
                 leftover.unlink(missing_ok=True)
             yield
@@ -99,6 +102,14 @@ class Cache:
         self.drop_pending()
         for role in self.read():
             (self.metadata / f"{role}.json").unlink(missing_ok=True)
+
+
+def _take(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _files(folder: Path) -> dict[str, bytes]:

@@ -124,7 +124,7 @@ class Publication:
             else:
                 found[role] = draft
                 self.cache.keep_pending(role, draft.file())
-        for role in pending.keys() - found.keys():
+        for role in pending.keys() - found.keys() - {"snapshot"}:
             self.cache.drop_pending(role)
         return found
 
@@ -135,8 +135,10 @@ class Publication:
             return False
         # The keys of a new collection's server are made when they are asked for: another answer
         # does not change what people decided.
-        is_first_root = trusted is None and kept.role == "root" and kept.version == 1
-        return is_first_root or kept.says() == draft.says()
+        if trusted is None and kept.role == "root" and kept.version == 1:
+            before, after = kept.signed["roles"], draft.signed["roles"]
+            return all(before[role] == after[role] for role in ("root", "targets"))
+        return kept.says() == draft.says()
 
     # ------------------------------------------------------------------ sign
 

@@ -204,7 +204,7 @@ def test_only_one_works_on_a_collection_and_leftovers_go(tmp_path: Path) -> None
     with cache.locked():
         leftover = cache.staging / ".keyd-tmp-x"
         leftover.touch()
-        with pytest.raises(ConflictError), Cache(tmp_path, "localhost/app").locked():
+        with pytest.raises(ConflictError), Cache(tmp_path, "localhost/app").locked(0):
             pass
     with cache.locked():
         assert not leftover.exists()

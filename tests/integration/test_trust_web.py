@@ -1,0 +1,157 @@
+"""HTTP of keydctl trust: tokens of registries, servers that are gone, and what is never sent."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from keyd.adapters.notary.credentials import Login
+from keyd.adapters.notary.settings import TlsFiles
+from keyd.adapters.notary.web import Web
+from keyd.errors import ConfigError, PolicyDeniedError, RepositoryError, ServerGoneError
+
+LOGIN = Login("alice", "secret")
+
+
+class Server:
+    """Wants a token of its own realm. ``challenge``: what it answers to those without one."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, str]] = []
+        self.token = "t0"
+        self.answer = b"{}"
+        server = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                server.serve(self)
+
+            do_POST = do_GET  # noqa: N815 - the name is http.server's
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Say nothing."""
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://localhost:{self._server.server_address[1]}"
+        self.challenge = f'Bearer realm="{self.url}/token",service="notary-server"'
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def serve(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        """One call."""
+        size = int(request.headers.get("Content-Length") or 0)
+        body = request.rfile.read(size).decode()
+        authorization = request.headers.get("Authorization", "")
+        self.asked.append((request.path, authorization, body))
+        status, answer = 200, self.answer
+        if request.path.startswith("/token"):
+            allowed = authorization == LOGIN.basic or "refresh_token=refresh" in body
+            status = 200 if allowed else 401
+            answer = json.dumps({"token": self.token}).encode()
+        elif request.path.startswith("/elsewhere"):
+            status = 307
+        elif authorization != f"Bearer {self.token}" and authorization != LOGIN.basic:
+            status = 401
+        request.send_response(status)
+        if status == 401:
+            request.send_header("Www-Authenticate", self.challenge)
+        if status == 307:
+            request.send_header("Location", "http://127.0.0.1:1/stolen")
+        request.end_headers()
+        request.wfile.write(answer)
+
+    def stop(self) -> None:
+        """End, and wait for that."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(10)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    found = Server()
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
+def web(server: Server, login: Login | None = LOGIN) -> Web:
+    return Web(server.url, TlsFiles(), lambda: login)
+
+
+def test_a_challenge_is_answered_by_a_token_of_its_realm_and_kept(server: Server) -> None:
+    asking = web(server)
+
+    assert asking.ask("GET", "/v2/", scope="repository:g:pull").status == 200
+    assert asking.ask("GET", "/v2/", scope="repository:g:pull").status == 200
+
+    paths = [path for path, _, _ in server.asked]
+    assert len(paths) == 4  # refused, token, asked again, asked with the token that is known
+    query = parse_qs(urlsplit(paths[1]).query)
+    assert query == {
+        "service": ["notary-server"],
+        "scope": ["repository:g:pull"],
+        "account": ["alice"],
+    }
+
+
+def test_an_identity_token_stands_in_for_a_password(server: Server) -> None:
+    assert web(server, Login("", "", "refresh")).ask("GET", "/v2/", scope="s").status == 200
+
+    assert "grant_type=refresh_token" in server.asked[1][2]
+
+
+def test_basic_challenges_are_answered(server: Server) -> None:
+    server.challenge = 'Basic realm="x"'
+
+    assert web(server).ask("GET", "/v2/").status == 200
+
+
+def test_nobody_without_a_login_is_told_how_to_log_in(server: Server) -> None:
+    with pytest.raises(PolicyDeniedError) as error:
+        web(server, None).ask("GET", "/v2/")
+
+    assert "docker login" in error.value.hint
+
+
+def test_a_token_that_is_not_enough_is_a_refusal(server: Server) -> None:
+    server.token = "changes"
+    asking = web(server)
+    asking.ask("GET", "/v2/", scope="s")
+    server.challenge = "Negotiate"
+    server.token = "other"
+
+    with pytest.raises(PolicyDeniedError):
+        asking.ask("GET", "/v2/", scope="s")
+
+
+def test_a_login_is_not_sent_to_a_realm_without_tls(server: Server) -> None:
+    server.challenge = 'Bearer realm="http://registry.example.org/token",service="s"'
+
+    with pytest.raises(ConfigError, match="without TLS"):
+        web(server).ask("GET", "/v2/")
+
+
+def test_redirects_are_not_followed(server: Server) -> None:
+    assert web(server).ask("GET", "/elsewhere").status == 307
+    assert len(server.asked) == 1
+
+
+def test_an_endless_answer_is_cut(server: Server) -> None:
+    server.answer = bytes(17 * 1024 * 1024)
+
+    with pytest.raises(RepositoryError, match="more than"):
+        web(server).ask("GET", "/v2/", scope="s")
+
+
+def test_a_server_that_is_gone_is_named() -> None:
+    with pytest.raises(ServerGoneError) as error:
+        Web("http://localhost:1", TlsFiles()).ask("GET", "/v2/")
+
+    assert error.value.facts["server"] == "localhost:1"
