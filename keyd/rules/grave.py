@@ -4,6 +4,7 @@ The words of Grave.rule:
 
     threshold-lowered   fewer people than before can sign for a role, or for a delegation
     root-key-dropped    a holder of root is gone and nobody here takes the place
+    root-key-added      a holder of root comes who is nobody here, and whose signature is enough
     key-swapped         another key, or none, stands under an id that a role trusts
     key-doubled         one key pair under two ids: clients that count ids let it sign twice
     gun-changed         the certificates of a Notary root are for other collections than before
@@ -57,6 +58,7 @@ def grave_changes(asked: Asked, document: Document, history: History) -> tuple[G
     ]
     if isinstance(base, Root) and isinstance(document, Root):
         found += _dropped(asked, base, document)
+        found += _added(asked, base, document)
     if document.kind in ONLINE_ROLES and not _is_one_of_several(asked, document, mark):
         found += _back(document.kind, changes, history)
     return tuple(found)
@@ -82,6 +84,18 @@ def _dropped(asked: Asked, before: Root, after: Root) -> Iterator[Grave]:
         return
     for info in gone:
         yield Grave("root-key-dropped", f"root loses the key {key(info, info.keyid)}")
+
+
+def _added(asked: Asked, before: Root, after: Root) -> Iterator[Grave]:
+    """Root keys that come from elsewhere where one alone can sign the next root, and drop all the
+    others there: what would be grave in one step is so in two."""
+    if after.roles["root"].threshold > 1:
+        return
+    old, new = identities(holders_in(before, "root")), identities(holders_in(after, "root"))
+    for info in _keys(after, new - old):
+        if not info.spki or not asked.is_root_key_here(info.spki):
+            told = f"root gets the key {key(info, info.keyid)}, which is none of this daemon"
+            yield Grave("root-key-added", f"{told} and alone is enough for the next root")
 
 
 def _keys(root: Root, wanted: frozenset[str]) -> list[PublicKeyInfo]:

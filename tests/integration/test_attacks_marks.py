@@ -190,7 +190,7 @@ CASES = [
         published,
         of_another_repository(2),
         ApprovalNeededError,
-        "root-key-dropped",
+        "root-key-added root-key-dropped",
         root(2),
     ),
     Case(
