@@ -17,6 +17,7 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, Root, Signed, Snapshot, Targets, Timestamp
 
+from keyd.adapters.tufrepo import overtaking
 from keyd.adapters.tufrepo import published as reading
 from keyd.adapters.tufrepo.evidence import Evidence
 from keyd.adapters.tufrepo.folder import Folder
@@ -27,7 +28,7 @@ from keyd.adapters.tufrepo.publication import accepts, no_order, publish
 from keyd.adapters.tufrepo.published import Delegator, Published, delegator_of, verifies
 from keyd.adapters.tufrepo.report import Report
 from keyd.adapters.tufrepo.settings import Settings
-from keyd.errors import RepositoryError
+from keyd.errors import ApprovalNeededError, RepositoryError
 
 _ONLINE = ("snapshot", "timestamp")
 
@@ -164,7 +165,8 @@ class Change:
         self.published = state
         for role in self._done(state):
             self.folder.unstage(role)
-        report.notes += self.evidence.tell(self.ring.daemons, report.published)
+        told = self.evidence.tell(self.ring.daemons, report.published)
+        report.notes = list(dict.fromkeys([*report.notes, *told]))
         return report
 
     def _rehearse(self, *, refresh: bool) -> Published | None:
@@ -200,10 +202,51 @@ class Change:
             return Published(root, self._timestamp(root, snapshot), snapshot, targets)
         snapshot, timestamp = old.snapshot, old.timestamp
         if refresh or changed or not verifies(root.signed, "snapshot", snapshot):
-            snapshot = self._snapshot(root, targets)
+            try:
+                snapshot = self._snapshot(root, targets)
+            except ApprovalNeededError as e:
+                targets = self._overtake(e, root, targets, report)
+                snapshot = self._snapshot(root, targets)
         if snapshot is not old.snapshot or not verifies(root.signed, "timestamp", timestamp):
             timestamp = self._timestamp(root, snapshot)
         return Published(root, timestamp, snapshot, targets)
+
+    def _overtake(
+        self,
+        refusal: ApprovalNeededError,
+        root: Metadata[Root],
+        targets: dict[str, Metadata[Targets]],
+        report: Report,
+    ) -> dict[str, Metadata[Targets]]:
+        """Targets roles above the versions that were signed and never published, where that is why
+        people have to consent to the snapshot.
+
+        Raises:
+            ApprovalNeededError: it is for something else, or nobody here can sign above them.
+        """
+        if not overtaking.takes_back(refusal):
+            raise refusal
+        refusal.hint = (
+            "it lists lower versions than one signed before, of targets that were never "
+            f"published: sign above them with keydctl tuf refresh {self.folder.path} --role "
+            f"targets (or the delegated role); otherwise {refusal.hint}"
+        )
+        here = {role: m.signed.version for role, m in targets.items()}
+        above = overtaking.find_above(self.ring.daemons, here)
+        if not above or not above.keys().isdisjoint(self._staged()):
+            raise refusal
+        for role, version in above.items():
+            self.gathering.stage(role, copy.deepcopy(targets[role]), version + 1)
+        again = self._converge_targets(root, report)
+        if again is None or any(again[role].signed.version <= above[role] for role in above):
+            raise refusal
+        overtaking.withdraw(self.ring.daemons, refusal)
+        report.notes += [
+            f"{role} became version {again[role].signed.version}: version {version} was signed and "
+            "never published"
+            for role, version in above.items()
+        ]
+        return again
 
     def _done(self, state: Published) -> set[str]:
         current = {"root": state.root.signed.version}
