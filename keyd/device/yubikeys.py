@@ -29,7 +29,8 @@ _ATTEMPT = "keydctl yubikey"
 """PinAttempts' source while secrets change: whatever the configured source holds may be the old
 PIN, and only a person tries one until somebody has logged in."""
 
-_NEEDS_2_5 = frozenset({"ed25519", "rsa-3072", "rsa-4096"})
+_SIGNS_SINCE = {"ed25519": "2.6.0", "rsa-3072": "2.5.0", "rsa-4096": "2.5.0"}
+"""libykcs11 by kind of key; older ones list such a key and fail to use it."""
 
 
 class PoolYubiKeys:
@@ -122,12 +123,13 @@ class PoolYubiKeys:
 
 def _explained(error: MechanismMissingError, token: str, order: SlotOrder) -> MechanismMissingError:
     """Which limit it is: the module's, or the card's."""
-    if order.algorithm.value not in _NEEDS_2_5 or "mechanism" not in error.facts:
+    since = _SIGNS_SINCE.get(order.algorithm.value)
+    if since is None or "mechanism" not in error.facts:
         return error
     return MechanismMissingError(
         f"token {token}: this libykcs11 cannot sign with {order.algorithm}, whatever the YubiKey "
         f"can; nothing was made ({error.message})",
-        hint="libykcs11 (yubico-piv-tool) 2.5.0 or newer can, on firmware 5.7; or take "
+        hint=f"libykcs11 (yubico-piv-tool) {since} or newer can, on firmware 5.7; or take "
         "--algorithm ecdsa-p256",
         token=token,
         algorithm=order.algorithm,

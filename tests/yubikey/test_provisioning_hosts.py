@@ -255,7 +255,7 @@ async def test_firmware_5_7_with_its_aes_management_key_makes_keys(
                     SIGNATURE, KeyAlgorithm.ED25519, PinPolicy.ONCE, TouchPolicy.NEVER, "acme/x/1"
                 ),
             )
-        assert "2.5.0" in refused.value.hint
+        assert "2.6.0" in refused.value.hint
         looked = await daemon.yubikeys.look("yubi")
     assert looked.management_algorithm == "AES192"
     assert [content.slot for content in looked.slots] == [RETIRED]
