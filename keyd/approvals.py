@@ -25,6 +25,7 @@ from keyd.content import MAX_PAYLOAD_BYTES
 from keyd.content.canonical import encode
 from keyd.errors import (
     ApprovalNeededError,
+    CheckpointBehindError,
     ConflictError,
     InvalidRequestError,
     RateLimitedError,
@@ -103,21 +104,28 @@ class Approvals(Voting):
         )
         self._new_id = new_id
 
-    async def consent(self, operation: Operation) -> tuple[Effect, ...]:
+    async def consent(
+        self, operation: Operation, *, despite_loss: bool = False
+    ) -> tuple[Effect, ...]:
         """The effects that use up the consent to this operation, to be applied in the transaction
         of what it allows; none when nothing is demanded.
 
         Two uses of one approval may both come this far: the second transaction conflicts
-        (ApprovalStateError).
+        (ApprovalStateError). What is demanded is not asked for while entries of the log are lost,
+        which may have said that an approval was used up or taken back; but for ``despite_loss``,
+        to accept just that.
 
         Raises:
             ApprovalNeededError: people have to consent first; the request is durable.
+            CheckpointBehindError: entries of the log are lost, and nobody has accepted it.
             RateLimitedError: too many requests are open.
             ClockError: the clock is not to be trusted.
         """
         demanded = self._demanded(operation)
         if not demanded:
             return ()
+        if not despite_loss:
+            self._audit.check_nothing_lost()
         self._check_clock()
         return await self._unbroken.run(self._consent(operation, demanded))
 
@@ -159,6 +167,7 @@ class Approvals(Voting):
         said: str = "",
         context: Context = NO_CONTEXT,
         summary: str = "",
+        despite_loss: bool = False,
     ) -> tuple[Effect, ...]:
         """Like :meth:`consent`, for what is no signature: people consent to the canonical JSON of
         action, name and ``parameters``, which name everything that matters. A refusal is in the
@@ -181,8 +190,8 @@ class Approvals(Voting):
             said=said,
         )
         try:
-            return await self.consent(operation)
-        except ApprovalNeededError as e:
+            return await self.consent(operation, despite_loss=despite_loss)
+        except (ApprovalNeededError, CheckpointBehindError) as e:
             await self._gate.refuse(caller, action, name, e)
             raise
 

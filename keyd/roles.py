@@ -6,7 +6,7 @@ evidence along, take a reason and the consent that rules demand, and are alerts.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -62,10 +62,11 @@ class Roles(RoleEvidence):
         approvals: Approvals,
         audit: AuditLog,
         clock: Clock,
-        lost: Callable[[], str],
+        lost: Callable[[], Mapping[str, str]],
         accept_loss: AcceptLoss,
     ) -> None:
-        """``lost``: what of the log is lost and not accepted, in words; empty for nothing."""
+        """``lost``: what of the log is lost and not accepted, ``loss`` in words and whatever tells
+        it from other losses; empty for nothing."""
         super().__init__(
             gate=gate,
             registry=registry,
@@ -175,9 +176,10 @@ class Roles(RoleEvidence):
                 caller,
                 Action.ROLE,
                 "",
-                {"operation": "accept-loss", "lost": lost},
+                {"operation": "accept-loss", **lost},
                 said=said,
-                summary=f"accept that entries of the log are lost: {lost}",
+                summary=f"accept that entries of the log are lost: {lost['loss']}",
+                despite_loss=True,
             )
         return await self._accept_loss(caller, said, consent)
 

@@ -144,7 +144,7 @@ def build_rooms(core: Core, workers: Executor, *, destroy_wait_s: int) -> Rooms:
             approvals=approvals,
             audit=log,
             clock=clock,
-            lost=lambda: log.loss,
+            lost=log.describe_loss,
             accept_loss=_accepting(log),
         ),
     )

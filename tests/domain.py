@@ -152,7 +152,7 @@ def a_domain(policy: Policy | None = None) -> Iterator[Domain]:
             approvals=approvals,
             audit=audit,
             clock=clock,
-            lost=lambda: losses[-1],
+            lost=lambda: {"loss": losses[-1]} if losses[-1] else {},
             accept_loss=accept_loss,
         )
         domain = Domain(

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from keyd.audit import merkle
 from keyd.audit.entry import entry_body, parse_entry
-from keyd.errors import AuditUnavailableError, KeydError
+from keyd.errors import AuditUnavailableError, CheckpointBehindError, KeydError
 from keyd.model import (
     Approval,
     ApprovalContents,
@@ -89,6 +89,10 @@ class MemoryAudit:
         if self.unavailable:
             raise AuditUnavailableError(self.unavailable)
         if self.stop_signing is not None:
+            raise self.stop_signing
+
+    def check_nothing_lost(self) -> None:
+        if isinstance(self.stop_signing, CheckpointBehindError):
             raise self.stop_signing
 
     # -- model.Registry

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -192,8 +192,12 @@ class Log:
                 retry_after_s=1.0,
                 uncheckpointed=self.uncheckpointed,
             )
-        loss = self.loss if bound else ""
-        if loss:
+        if bound:
+            self.check_nothing_lost()
+
+    def check_nothing_lost(self) -> None:
+        """See model.AuditLog."""
+        if loss := self.loss:
             raise CheckpointBehindError(loss, hint=_ACCEPT_HINT)
 
     # -- state for the other rooms
@@ -212,6 +216,12 @@ class Log:
     def loss(self) -> str:
         """Why bound keys do not sign: entries are, or may be, gone. Empty when all is well."""
         return self._standing.why
+
+    def describe_loss(self) -> Mapping[str, str]:
+        """What a person would accept, for consent to be bound to: ``loss`` in words, ``lost_from``
+        and ``lost_to`` (entries, or ``unknown``), the ``origin`` that would end, and where the
+        database was restored the SHA-256 of that note. Empty when nothing is lost."""
+        return self._standing.describe(self.checkpointer.origins.base, self._head)
 
     @property
     def clock_suspect(self) -> str | None:

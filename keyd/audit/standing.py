@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from keyd.audit import merkle
@@ -166,6 +166,20 @@ class Standing:
         return Loss(
             why, size, False, found.origin, log_size, inconsistent=inconsistent, note=digest
         )
+
+    def describe(self, base: str, head: TreeHead) -> Mapping[str, str]:
+        """What would be accepted; the same until more is lost, however the log grows."""
+        if not self.why:
+            return {}
+        accepted = self.acceptance(base, head, datetime.fromtimestamp(0, UTC))
+        restored = self._rows.get_flag(RESTORED) or ""
+        return {
+            "loss": accepted.loss,
+            "lost_from": accepted.details["lost_from"],
+            "lost_to": accepted.details["lost_to"],
+            "origin": self.origins(base).current,
+            **({"restored": hashlib.sha256(restored.encode()).hexdigest()} if restored else {}),
+        }
 
     def acceptance(self, base: str, head: TreeHead, now: datetime) -> Acceptance:
         """What to write when a person accepts the loss; ``head``: the log as it is."""

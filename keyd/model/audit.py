@@ -133,6 +133,10 @@ class AuditLog(Protocol):
         """Raises AuditUnavailableError (log not writable, or uncheckpointed entries over the
         limit) or, for bound keys, CheckpointBehindError."""
 
+    def check_nothing_lost(self) -> None:
+        """Raises CheckpointBehindError while entries are, or may be, gone and nobody has accepted
+        it: what they said, such as the use of an approval, is not known here."""
+
 
 class SignatureLookup(Protocol):
     """Finds stored signatures (store/)."""

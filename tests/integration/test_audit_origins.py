@@ -70,6 +70,23 @@ async def test_the_entry_that_accepts_names_the_lost_range_and_both_origins(benc
         assert parse_checkpoint(bench.file.read_text()).origin == checkpoint.origin
 
 
+async def test_what_is_accepted_is_told_with_its_range_and_is_the_same_as_the_log_grows(
+    bench: Bench,
+) -> None:
+    await lose_entries(bench, kept=3, more=4)
+
+    async with bench.running(state="restored") as (log, _):
+        told = log.describe_loss()
+        await log.record(a_draft())
+
+        assert log.describe_loss() == told
+        assert told.keys() == {"loss", "lost_from", "lost_to", "origin", "restored"}
+        assert "covers 7 entries, the log has 3" in told["loss"]
+        assert (told["lost_from"], told["lost_to"], told["origin"]) == ("3", "7", ORIGIN)
+        await log.accept_checkpoint(CALLER, "the disk died")
+        assert log.describe_loss() == {}
+
+
 async def test_keys_verify_checkpoints_of_both_names(bench: Bench) -> None:
     note = await lose_entries(bench)
     checkpoint = await accept(bench)

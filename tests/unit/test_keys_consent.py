@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 
 from keyd.approvals import Shown
-from keyd.errors import ApprovalNeededError, AuditUnavailableError, MechanismMissingError
+from keyd.errors import (
+    ApprovalNeededError,
+    AuditUnavailableError,
+    CheckpointBehindError,
+    MechanismMissingError,
+)
 from keyd.keyfields import NewKey
 from keyd.model import (
     Binding,
@@ -110,6 +115,34 @@ async def test_nothing_is_made_on_a_token_before_people_consent(domain: Domain) 
 
     assert not domain.token.keys
     assert domain.audit.find("acme/root") is None
+
+
+async def test_an_approval_of_a_restored_backup_is_not_used_before_the_loss_is_accepted(
+    domain: Domain,
+) -> None:
+    """What is lost may have said that it was used up, or taken back."""
+    new = NewKey("acme/root", "main", P256)
+    id = await asked(domain.keys.create(ADMIN, new))
+    await approve(domain, id)
+    domain.audit.stop_signing = CheckpointBehindError("covers 7 entries, the log has 3")
+
+    with pytest.raises(CheckpointBehindError, match="covers 7 entries"):
+        await domain.keys.create(ADMIN, new)
+
+    assert not domain.token.keys
+    assert domain.audit.refused[-1].reason_code == "CHECKPOINT_BEHIND"
+    domain.audit.stop_signing = None
+    await domain.keys.create(ADMIN, new)
+    assert domain.audit.find("acme/root") is not None
+
+
+async def test_a_log_key_that_is_away_keeps_nobody_from_consent(domain: Domain) -> None:
+    """To unlock its token may wait for people too."""
+    domain.audit.stop_signing = AuditUnavailableError("9 entries have no checkpoint")
+
+    await a_key(domain)
+
+    assert domain.audit.find("acme/root") is not None
 
 
 async def test_a_generation_that_fails_has_used_its_approval_up(domain: Domain) -> None:

@@ -16,6 +16,7 @@ from tuf.api.serialization.json import CanonicalJSONSerializer
 from keyd.content.envelope import parse
 from keyd.errors import (
     ApprovalNeededError,
+    CheckpointBehindError,
     ConflictError,
     InvalidRequestError,
     PolicyDeniedError,
@@ -511,6 +512,7 @@ async def test_consent_to_one_loss_is_none_to_a_larger_one() -> None:
         assert "entries 5 to 9" in asked.summary
         await domain.approvals.approve(ALICE_CALLS, asked.id, asked.digest)
 
+        domain.audit.stop_signing = CheckpointBehindError("entries 5 to 500 are lost")
         domain.losses.append("entries 5 to 500 are lost")
         with pytest.raises(ApprovalNeededError) as error:
             await domain.roles.accept_loss(ADMIN, said="the disk died")
