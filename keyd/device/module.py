@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 import pkcs11
 from pkcs11 import TokenFlag
 
+from keyd.device import ykcs11
 from keyd.device.faults import Situation, translate
+from keyd.device.v1 import device_pb2 as pb
 from keyd.errors import DeviceFaultError
 
 if TYPE_CHECKING:
@@ -40,6 +42,32 @@ class Selector:
 def token_serial(token: pkcs11.Token) -> str:
     """The serial as text, without the padding."""
     return token.serial.decode("utf-8", "replace").strip(" \0")
+
+
+def _pin_state(flags: int) -> str:
+    """ok, count-low, final-try or locked, from CK_TOKEN_INFO; reading it spends no try."""
+    if flags & TokenFlag.USER_PIN_LOCKED:
+        return "locked"
+    if flags & TokenFlag.USER_PIN_FINAL_TRY:
+        return "final-try"
+    if flags & TokenFlag.USER_PIN_COUNT_LOW:
+        return "count-low"
+    return "ok"
+
+
+def describe(token: pkcs11.Token) -> pb.TokenInfo:
+    """What the token says of itself."""
+    firmware = token.firmware_version
+    return pb.TokenInfo(
+        serial=token_serial(token),
+        label=token.label.strip(" \0"),
+        model=token.model.strip(" \0"),
+        manufacturer=token.manufacturer_id.strip(" \0"),
+        firmware=ykcs11.version(firmware)
+        if ykcs11.is_yubikey(token)
+        else f"{firmware[0]}.{firmware[1]}",
+        pin_state=_pin_state(token.flags),
+    )
 
 
 @contextlib.contextmanager

@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pkcs11
-from pkcs11 import Attribute, ObjectClass, TokenFlag
+from pkcs11 import Attribute, ObjectClass
 
 from keyd.device import reader, ykcs11
+from keyd.device.cardwatch import CardWatch
 from keyd.device.failures import unblock_hint
 from keyd.device.faults import RETRY_AFTER_S, Situation, ckr_name, is_doubtful, translate
-from keyd.device.module import Module, Selector, token_serial
-from keyd.device.reader import Policy, Reader
+from keyd.device.module import Module, Selector, describe, token_serial
+from keyd.device.reader import Policy
 from keyd.device.v1 import device_pb2 as pb
 from keyd.errors import (
     DeviceGoneError,
@@ -28,46 +29,10 @@ from keyd.errors import (
     WrongTokenError,
 )
 
-_PIN_LOOK_S = 0.9
-"""How often the tries of an idle YubiKey are read: other programs spend them too."""
-
 _NOTICED_S = 0.5
 
 _NO_POLICY = Policy(touch="never")
 _UNTOLD_POLICY = Policy()
-
-
-def _pin_state(flags: int) -> str:
-    """ok, count-low, final-try or locked, from CK_TOKEN_INFO; reading it spends no try."""
-    if flags & TokenFlag.USER_PIN_LOCKED:
-        return "locked"
-    if flags & TokenFlag.USER_PIN_FINAL_TRY:
-        return "final-try"
-    if flags & TokenFlag.USER_PIN_COUNT_LOW:
-        return "count-low"
-    return "ok"
-
-
-def _pin_state_of(left: int, total: int) -> str:
-    """The same from the tries that are left."""
-    if left <= 1:
-        return "final-try" if left else "locked"
-    return "ok" if left >= total else "count-low"
-
-
-def describe(token: pkcs11.Token) -> pb.TokenInfo:
-    """What the token says of itself."""
-    firmware = token.firmware_version
-    return pb.TokenInfo(
-        serial=token_serial(token),
-        label=token.label.strip(" \0"),
-        model=token.model.strip(" \0"),
-        manufacturer=token.manufacturer_id.strip(" \0"),
-        firmware=ykcs11.version(firmware)
-        if ykcs11.is_yubikey(token)
-        else f"{firmware[0]}.{firmware[1]}",
-        pin_state=_pin_state(token.flags),
-    )
 
 
 class TokenSession:
@@ -81,10 +46,8 @@ class TokenSession:
         self._module = Module(module, selector, init_lock)
         self._selector = selector
         self._token: pkcs11.Token | None = None
-        self._reader: Reader | None = None
+        self._card = CardWatch()
         self._info = pb.TokenInfo()
-        self._looked_at = 0.0
-        self._tries: tuple[int, int] | None = None
         self._absent_from: tuple[tuple[str, int], ...] | None = None
         self._pin: str | None = None
         self.session: pkcs11.Session | None = None
@@ -165,26 +128,25 @@ class TokenSession:
         assert self._token is not None
         if not self.is_yubikey:
             self._info = describe(self._token.slot.get_token())
-        elif time.monotonic() - self._looked_at > _PIN_LOOK_S:
-            self._read_pin_state()
+        else:
+            self._card.read_pin_state(self._info, at_leisure=True)
         return self._info
 
     def _look_outside(self) -> pb.TokenInfo | None:
         """The token while nobody is logged in."""
-        if self._reader is not None and self._reader.has_same_card():
-            if time.monotonic() - self._looked_at > _PIN_LOOK_S:
-                self._read_pin_state()
+        if self._card.sees_card():
+            self._card.read_pin_state(self._info, at_leisure=True)
             return self._info
         if self._absent_from is not None:
             return None
         token = self._module.find()
         if token is None:
-            self._forget_reader()
+            self._card.end()
             return None
         self._info = describe(token)
         if ykcs11.is_yubikey(token):
-            self._watch(token)
-            self._read_pin_state()
+            self._card.begin(token)
+            self._card.read_pin_state(self._info)
         return self._info
 
     def _is_there(self) -> bool:
@@ -193,8 +155,8 @@ class TokenSession:
         CKR_GENERAL_ERROR here is how SoftHSM says that its folder was away, even after it is back.
         """
         assert self._token is not None
-        if self._reader is not None:
-            return self._reader.has_same_card()
+        if self._card.is_on:
+            return self._card.sees_card()
         try:
             if self.is_yubikey:
                 # libykcs11 looks at its cards only while it lists them.
@@ -204,35 +166,12 @@ class TokenSession:
         except pkcs11.PKCS11Error:
             return False
 
-    def _watch(self, token: pkcs11.Token) -> None:
-        self._forget_reader()
-        self._tries = None
-        self._reader = Reader.watch(token.slot.slot_description.strip(" \0"), token_serial(token))
-
-    def _forget_reader(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
-
-    def _read_pin_state(self) -> None:
-        """Ask the card itself: libykcs11 remembers what it read when it connected."""
-        self._looked_at = time.monotonic()
-        tries = self._reader.pin_tries() if self._reader is not None else None
-        if tries is not None:
-            self._tries = tries
-        self._tell_pin_state()
-
-    def _tell_pin_state(self) -> None:
-        if self._tries is not None:
-            self._info.pin_tries = self._tries[0]
-            self._info.pin_state = _pin_state_of(*self._tries)
-
     def _restart(self) -> None:
         self.session = None
         self._token = None
         self.policies = {}
         self._absent_from = None
-        self._forget_reader()
+        self._card.end()
         self._module.restart()
 
     # -- logging in ----------------------------------------------------------------------
@@ -248,7 +187,7 @@ class TokenSession:
         try:
             was_yubikey = self._info.manufacturer.startswith("Yubico")
             # Unless the card tells its tries itself, only a new connection reads them.
-            if self._module.is_stale or (was_yubikey and self._reader is None):
+            if self._module.is_stale or (was_yubikey and not self._card.is_on):
                 self._restart()
             token = self._module.find()
             if token is None:
@@ -258,8 +197,8 @@ class TokenSession:
             self._info = describe(token)
             is_yubikey = ykcs11.is_yubikey(token)
             if is_yubikey:
-                self._watch(token)
-                self._read_pin_state()
+                self._card.begin(token)
+                self._card.read_pin_state(self._info)
             self._check_token(is_yubikey, request)
         except TokenError as error:
             return self._info, error, False
@@ -273,8 +212,13 @@ class TokenSession:
         except pkcs11.PKCS11Error as error:
             # The failed login leaks its session: start afresh at the next request.
             self.forget_session()
-            self._read_pin_state()
-            fault = translate(error, self.name, "logging in", self._situation(token, present=False))
+            situation = Situation(present=False)
+            if is_yubikey:
+                self._card.read_pin_state(self._info)
+                situation = self._card.situation(
+                    self._info.serial, present=False, touch="never", took_s=0.0, object_id=b""
+                )
+            fault = translate(error, self.name, "logging in", situation)
             if isinstance(fault, PinRefusedError | TokenLockedError) and pin == self._pin:
                 self._pin = None
             return self._info, fault, True
@@ -282,10 +226,11 @@ class TokenSession:
         self._token = token
         self.generation += 1
         if is_yubikey:
-            self._read_pin_state()
-            if self._reader is None:
-                self._info.pin_state = "ok"
-            self.policies = self._read_policies()
+            # A good PIN has set the count back; without PC/SC only that is known.
+            self._info.pin_state = "ok"
+            self._card.read_pin_state(self._info)
+            found = self.session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY})
+            self.policies = self._card.policies([bytes(key[Attribute.ID]) for key in found])
         return self._info, None, True
 
     def _check_token(self, is_yubikey: bool, request: pb.Login) -> None:
@@ -320,15 +265,6 @@ class TokenSession:
                 token=self.name,
                 pin_state=state,
             )
-
-    def _read_policies(self) -> dict[bytes, Policy]:
-        assert self.session is not None
-        found = self.session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY})
-        ids = [bytes(key[Attribute.ID]) for key in found]
-        slots = {i: slot for i in ids if (slot := ykcs11.slot_of(i)) is not None}
-        if self._reader is None:
-            return dict.fromkeys(slots, _UNTOLD_POLICY)
-        return dict(zip(slots, self._reader.policies(list(slots.values())), strict=True))
 
     # -- using it ------------------------------------------------------------------------
 
@@ -367,15 +303,7 @@ class TokenSession:
         """True when the next try may succeed though this one did not: another program selected the
         card's applet anew, as libykcs11 does in every host that looks for its own YubiKey. The
         PIN went with that, and no contact has blinked."""
-        if self._reader is None or not isinstance(error, pkcs11.UserNotLoggedIn):
-            return False
-        if not self.answers() or self._reader.pin_is_proven() is not False:
-            return False
-        tries = self._reader.pin_tries()
-        if tries is None or tries[0] < tries[1]:
-            return False
-        self._reader.reset_card()
-        return True
+        return isinstance(error, pkcs11.UserNotLoggedIn) and self._card.lets_prove_again()
 
     def signing_fault(
         self, error: pkcs11.PKCS11Error, object_id: bytes, touch: str, took_s: float
@@ -383,15 +311,14 @@ class TokenSession:
         """The same for a signature. ``touch``: what the key's policy wanted this time."""
         if not self.is_yubikey:
             return self.fault(error, "signing")
-        assert self._token is not None
-        if self._reader is None:
+        if self._card.is_on:
+            present = self.answers() and self._card.card_answers()
+        else:
             # pcscd takes a moment to see that a card is gone, and we cannot ask the card.
             time.sleep(_NOTICED_S)
             present = self.answers()
-        else:
-            present = self.answers() and self._reader.card_answers()
-        situation = self._situation(
-            self._token, present=present, touch=touch, took_s=took_s, object_id=object_id
+        situation = self._card.situation(
+            self.serial, present=present, touch=touch, took_s=took_s, object_id=object_id
         )
         return self._translated(error, "signing", situation)
 
@@ -404,27 +331,6 @@ class TokenSession:
         if isinstance(translated, DeviceGoneError):
             self.forget_session()
         return translated
-
-    def _situation(
-        self,
-        token: pkcs11.Token,
-        *,
-        present: bool,
-        touch: str = "never",
-        took_s: float = 0.0,
-        object_id: bytes = b"",
-    ) -> Situation:
-        """What the card itself says after an error."""
-        serial = token_serial(token) if ykcs11.is_yubikey(token) else ""
-        if self._reader is None:
-            return Situation(present, touch, took_s=took_s, serial=serial)
-        proven, tries = self._reader.pin_is_proven(), self._reader.pin_tries()
-        slot = ykcs11.slot_of(object_id)
-        if slot is not None and not self._reader.policies([slot])[0].is_there:
-            # Another program has emptied the slot: no contact lit up for that.
-            touch = "never"
-        left = tries[0] if tries is not None else None
-        return Situation(present, touch, proven, took_s, serial, left)
 
     def object_was_replaced(self, error: pkcs11.PKCS11Error) -> bool:
         """True when only a cached handle is stale: the token itself answers."""

@@ -127,6 +127,7 @@ def test_keydctl_says_which_token_to_touch_for_what_and_signs_when_it_was_touche
 ) -> None:
     command = desk.signs()
     said = desk.said("s left")
+    desk.key.wait_for_blinking()
     desk.key.touch()
 
     assert desk.ends(command) == 0

@@ -20,11 +20,12 @@ from tests.yubikey.touch import Person
 PURPOSE = Purpose("acme/root", "root 7", "ci@acme", "req-1")
 
 
-async def touch_shown(pool: DevicePool, token: int = 0) -> TouchRequest:
-    """What a person is asked for, once they are."""
-    await eventually(lambda: pool.tokens()[token].touch is not None)
-    shown = pool.tokens()[token].touch
+async def touch_shown(desk: Desk, pool: DevicePool) -> TouchRequest:
+    """What a person is asked for, once they are and the key blinks."""
+    await eventually(lambda: status(pool).touch is not None)
+    shown = status(pool).touch
     assert shown is not None
+    await asyncio.to_thread(desk.key.wait_for_blinking)
     return shown
 
 
@@ -40,7 +41,7 @@ async def test_while_a_key_blinks_everybody_is_told_for_what_and_for_how_long(de
     async with desk.running() as pool:
         before = status(pool).touch
         signing = await start(pool, job(public_key, purpose=PURPOSE))
-        shown = await touch_shown(pool)
+        shown = await touch_shown(desk, pool)
         await asyncio.sleep(1.1)
         later = status(pool).touch
         desk.key.touch()
@@ -125,7 +126,7 @@ async def test_a_token_timeout_shorter_than_a_touch_kills_no_host(desk: Desk) ->
     public_key = desk.make(touch="ALWAYS")
     async with desk.running(token_timeout_s=0.3) as pool:
         signing = await start(pool, job(public_key))
-        await touch_shown(pool)
+        await touch_shown(desk, pool)
         await asyncio.sleep(1.0)
         desk.key.touch()
         check(public_key, (await signing)[0])
@@ -137,7 +138,7 @@ async def test_a_caller_that_leaves_the_queue_is_not_touched_for(desk: Desk) -> 
     public_key = desk.make(touch="ALWAYS")
     async with desk.running() as pool:
         first = await start(pool, job(public_key))
-        await touch_shown(pool)
+        await touch_shown(desk, pool)
         left = False
         second = asyncio.create_task(pool.sign("yubi", [job(public_key)], lambda: left))
         await eventually(lambda: status(pool).queued == 1)
@@ -155,7 +156,7 @@ async def test_requests_for_the_same_token_queue_in_sight(desk: Desk) -> None:
     other = Purpose("acme/targets", "targets 3", "alice@acme", "req-2")
     async with desk.running() as pool:
         first = await start(pool, job(public_key, purpose=PURPOSE))
-        await touch_shown(pool)
+        await touch_shown(desk, pool)
         second = await start(pool, *[job(public_key, purpose=other)] * 2)
         await eventually(lambda: status(pool).queued == 2)
         (waiting,) = status(pool).waiting
@@ -207,7 +208,7 @@ async def test_other_tokens_sign_while_one_blinks(desk: Desk, tmp_path: Path) ->
     async with desk.running(more=[other]) as pool:
         made = await pool.generate("second", KeyAlgorithm.ECDSA_P256, b"id", "acme/other/1")
         signing = await start(pool, job(public_key))
-        await touch_shown(pool)
+        await touch_shown(desk, pool)
         async with asyncio.timeout(1):
             (answer,) = await pool.sign("second", [job(made.public_key, b"id")])
         still = status(pool).touch
