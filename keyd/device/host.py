@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pkcs11
 
-from keyd.device import keypairs
+from keyd.device import keypairs, ykcs11
 from keyd.device.frames import pack, read_blocking
 from keyd.device.handles import Signer, failure_message
 from keyd.device.module import Selector
@@ -152,7 +152,9 @@ class Host:
             # Made is soon said: whether libykcs11 can sign with it is asked first.
             session = self._token.open_session()
             algorithm = KeyAlgorithm(order.generate.algorithm)
-            keypairs.check_mechanisms(session.token.slot, algorithm, self._token.name)
+            ykcs11.check_can_sign(
+                session.token.slot, algorithm, self._token.name, self._token.library_version
+            )
         hand = YubiKeyHand(self._token.name, probed.token.serial, self._token.accepted_pin)
         return pb.Reply(id=request.id, yubikey=hand.carry_out(order))
 

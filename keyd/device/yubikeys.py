@@ -10,7 +10,7 @@ from datetime import datetime
 from keyd.device.keeper import TokenKeeper
 from keyd.device.pool import DevicePool
 from keyd.device.v1 import device_pb2 as pb
-from keyd.errors import DeviceFaultError, KeydError, MechanismMissingError
+from keyd.errors import DeviceFaultError, KeydError
 from keyd.model import (
     MadeInSlot,
     Pin,
@@ -28,9 +28,6 @@ from keyd.model import (
 _ATTEMPT = "keydctl yubikey"
 """PinAttempts' source while secrets change: whatever the configured source holds may be the old
 PIN, and only a person tries one until somebody has logged in."""
-
-_SIGNS_SINCE = {"ed25519": "2.6.0", "rsa-3072": "2.5.0", "rsa-4096": "2.5.0"}
-"""libykcs11 by kind of key; older ones list such a key and fail to use it."""
 
 
 class PoolYubiKeys:
@@ -86,8 +83,6 @@ class PoolYubiKeys:
         keeper = self._pool.keeper(token)
         try:
             report = await self._logged_in(keeper, pb.YubiKeyOrder(generate=wanted))
-        except MechanismMissingError as error:
-            raise _explained(error, token, order) from error
         finally:
             # Also after a failure: something may have been made before it.
             await keeper.refresh()
@@ -119,21 +114,6 @@ class PoolYubiKeys:
             await asyncio.to_thread(self._attempts.begin, serial, _ATTEMPT)
         await keeper.lock()
         return (await keeper.ask_aside(pb.Request(yubikey=order))).yubikey
-
-
-def _explained(error: MechanismMissingError, token: str, order: SlotOrder) -> MechanismMissingError:
-    """Which limit it is: the module's, or the card's."""
-    since = _SIGNS_SINCE.get(order.algorithm.value)
-    if since is None or "mechanism" not in error.facts:
-        return error
-    return MechanismMissingError(
-        f"token {token}: this libykcs11 cannot sign with {order.algorithm}, whatever the YubiKey "
-        f"can; nothing was made ({error.message})",
-        hint=f"libykcs11 (yubico-piv-tool) {since} or newer can, on firmware 5.7; or take "
-        "--algorithm ecdsa-p256",
-        token=token,
-        algorithm=order.algorithm,
-    )
 
 
 def _statement(said: pb.YubiKeyAttestation) -> SlotStatement:
