@@ -7,6 +7,7 @@ signs them as ``certify`` only for its own public key and for names that it is b
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -79,8 +80,11 @@ def pem(structure: x509.Certificate | x509.CertificateSigningRequest) -> bytes:
 
 
 def _name(common_name: str) -> x509.Name:
-    # Longer names than the 64 characters of X.520 are in use: GUNs are. Notary has them too.
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name, _validate=False)])
+    # GUNs may be longer than the 64 characters of X.520, which notary does not mind;
+    # cryptography warns of them.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name, _validate=False)])
 
 
 def _serial(subject: Subject, begin: datetime) -> int:
