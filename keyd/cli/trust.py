@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import click
 
 from keyd.cli import trustdelegations, trustimages, trustkeys, trustmigrate, trusttargets
@@ -16,6 +18,8 @@ def trust() -> None:
     on tokens, named notary/GUN/ROLE. The server comes from -s, DOCKER_CONTENT_TRUST_SERVER,
     notary's configuration file, or the name of the collection.
     """
+    # Names of collections may be longer than X.520 has them; notary does not mind.
+    warnings.filterwarnings("ignore", "Attribute's length must be", UserWarning)
 
 
 for _module in (trusttargets, trustkeys, trustdelegations, trustimages, trustmigrate):
