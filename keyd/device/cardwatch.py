@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pkcs11
 
 from keyd.device import ykcs11
 from keyd.device.faults import Situation
 from keyd.device.module import token_serial
-from keyd.device.reader import Policy, Reader
 from keyd.device.v1 import device_pb2 as pb
+from keyd.device.ykcs11 import Policy
+
+if TYPE_CHECKING:
+    from keyd.device.reader import Reader
 
 _LOOK_S = 0.9
 """How often the tries of an idle YubiKey are read: other programs spend them too."""
@@ -28,6 +32,13 @@ def _pin_state_of(left: int, total: int) -> str:
     if left <= 1:
         return "final-try" if left else "locked"
     return "ok" if left >= total else "count-low"
+
+
+def look_around() -> tuple[tuple[str, int], ...] | None:
+    """See reader.look_around."""
+    from keyd.device import reader
+
+    return reader.look_around()
 
 
 class CardWatch:
@@ -45,6 +56,9 @@ class CardWatch:
 
     def begin(self, token: pkcs11.Token) -> None:
         """Watch the card behind this token from now on, where that is possible."""
+        # Loads PC/SC, which no other token should pay for.
+        from keyd.device.reader import Reader
+
         self.end()
         self._tries = None
         self._reader = Reader.watch(token.slot.slot_description.strip(" \0"), token_serial(token))

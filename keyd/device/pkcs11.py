@@ -13,13 +13,13 @@ from pathlib import Path
 import pkcs11
 from pkcs11 import Attribute, ObjectClass
 
-from keyd.device import reader, ykcs11
-from keyd.device.cardwatch import CardWatch
+from keyd.device import ykcs11
+from keyd.device.cardwatch import CardWatch, look_around
 from keyd.device.failures import unblock_hint
 from keyd.device.faults import RETRY_AFTER_S, Situation, ckr_name, is_doubtful, translate
 from keyd.device.module import Module, Selector, describe, token_serial
-from keyd.device.reader import Policy
 from keyd.device.v1 import device_pb2 as pb
+from keyd.device.ykcs11 import Policy
 from keyd.errors import (
     DeviceGoneError,
     KeydError,
@@ -90,7 +90,7 @@ class TokenSession:
         """
         info = self._look()
         if info is None:
-            around = reader.look_around() if self._module.is_ykcs11 else None
+            around = look_around() if self._module.is_ykcs11 else None
             if around is None or around != self._absent_from or self._module.is_stale:
                 # libykcs11 selects the applet of every YubiKey it finds, which ends what others
                 # have proven to them: it is asked only when something was plugged in or pulled.

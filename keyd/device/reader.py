@@ -10,9 +10,10 @@ is, so that a session goes on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from threading import Thread
 from typing import Any
+
+from keyd.device.ykcs11 import Policy
 
 try:
     from smartcard import scard
@@ -32,16 +33,6 @@ _EVENTS_SHIFT = 16
 
 _PIN_POLICIES = {1: "never", 2: "once", 3: "always"}
 _TOUCH_POLICIES = {1: "never", 2: "always", 3: "cached"}
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What a key wants. ``pin``: never, once, always or unknown. ``touch``: never, always, cached
-    or unknown. ``is_there``: False when the card says that the slot is empty."""
-
-    pin: str = "unknown"
-    touch: str = "unknown"
-    is_there: bool = True
 
 
 def look_around() -> tuple[tuple[str, int], ...] | None:

@@ -3,6 +3,8 @@ and newer, from its source and its NEWS."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pkcs11
 from pkcs11 import Mechanism
 
@@ -21,6 +23,16 @@ _SINCE = {
     KeyAlgorithm.RSA_4096: "2.5.0",
 }
 """The first libykcs11 that signs with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a key wants. ``pin``: never, once, always or unknown. ``touch``: never, always, cached
+    or unknown. ``is_there``: False when the card says that the slot is empty."""
+
+    pin: str = "unknown"
+    touch: str = "unknown"
+    is_there: bool = True
 
 
 def is_yubikey(token: pkcs11.Token) -> bool:
