@@ -8,7 +8,7 @@ import time
 import pytest
 
 from keyd.device.events import EventKind
-from keyd.errors import WrongTokenError
+from keyd.errors import DeviceGoneError, WrongTokenError
 from keyd.model import Pin, TokenState
 from tests.yubikey import by_yubikit
 from tests.yubikey.bench import Bench, EmulatedKey
