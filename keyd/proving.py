@@ -19,6 +19,7 @@ from keyd.model import (
     KeyAlgorithm,
     KeyDemand,
     KeyVersion,
+    Purpose,
     Scheme,
     SignJob,
     TokenObject,
@@ -114,6 +115,7 @@ async def check_signs(
         scheme=scheme,
         payload=signed.value if isinstance(signed, Digest) else signed,
         serial=found.serial,
+        purpose=Purpose(what="to prove that a key signs"),
     )
     (answer,) = await device.sign(token, [job])
     if isinstance(answer, KeydError):

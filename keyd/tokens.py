@@ -119,7 +119,7 @@ class Tokens:
         return replace(status, touch=touch, waiting=waiting)
 
     def _shown_purpose(self, caller: Caller, purpose: Purpose) -> Purpose:
-        if _is_of(caller, purpose):
+        if _is_of(caller, purpose) or not purpose.key:
             return purpose
         try:
             self._gate.decide(caller, Action.LIST, purpose.key)

@@ -150,3 +150,12 @@ async def test_a_stranger_watches_no_token(tokens: Tokens) -> None:
     with pytest.raises(PolicyDeniedError):
         await following(tokens.watch(STRANGER, "main"))
     await silence(tokens.watch(STRANGER))
+
+
+async def test_a_touch_for_no_registered_key_is_told_as_it_is(
+    tokens: Tokens, device: BlinkingDevice
+) -> None:
+    device.blink(Purpose(what="to prove that a key signs"))
+    shown = await following(tokens.watch(DESK))
+
+    assert str(shown.touch) == "touch token fa4e (to prove that a key signs), 12 s left"
