@@ -89,7 +89,7 @@ class Site:
             text=True,
         )
         try:
-            self.key.wait_for_blinking(20)
+            self.key.wait_for_blinking(15)
             assert self.key.touch()
             out, err = running.communicate(timeout=30)
         finally:
@@ -155,6 +155,8 @@ def test_a_new_yubikey_comes_to_sign_with_an_attested_key_that_wants_a_touch(
     (tmp_path / "file").write_text("content")
     refused = site.do("sign", "--key", "acme/soft", str(tmp_path / "file"), code=1)
     assert "rule on hardware demands an attested key" in json.dumps(refused)
+    signed = site.touched("sign", "--key", "acme/root", "--encoding", "der", str(tmp_path / "file"))
+    assert signed["key_version"] == "acme/root/versions/1"
 
     entries = site.entries()
     assert proven["chain_sha256"][0] in entries
