@@ -4,6 +4,8 @@
 PYTHON ?= python3
 PREFIX ?= /opt/keyd-server
 DESTDIR ?=
+# Processes that share out the test files; most of their time they wait for other programs.
+WORKERS ?= 3
 export PYTHON PREFIX DESTDIR
 
 bin := .venv/bin
@@ -19,7 +21,8 @@ demo: setup ## sign a TUF repository with keys on a token, and follow it with a 
 	@$(bin)/python docs/demo/demo.py
 
 test: setup ## run every test; a skip that this machine could run is a failure
-	@KEYD_TESTS_REQUIRE=softhsm,yubikey,notary,postgres $(bin)/python -m pytest -q -m 'not soak and not hardware' $(ARGS)
+	@KEYD_TESTS_REQUIRE=softhsm,yubikey,notary,postgres $(bin)/python -m pytest -q \
+		-n $(WORKERS) --dist loadfile -m 'not soak and not hardware' $(ARGS)
 
 lint: setup ## ruff, mypy --strict over package and tests, the import contracts
 	@$(bin)/ruff check .

@@ -1090,7 +1090,7 @@ def test_completion_of_a_name_needs_no_extra_and_no_daemon(tmp_path: Path) -> No
         check=False,
     )
 
-    assert done.stdout.split() == ["plain,token", "plain,tuf", "plain,tls"]
+    assert done.stdout.split() == ["plain,token", "plain,tuf", "plain,trust", "plain,tls"]
 
 
 def test_help_comes_at_once() -> None:

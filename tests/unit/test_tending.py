@@ -105,9 +105,9 @@ class Watched:
         )
         objects = domain.device.objects
 
-        async def counted(token: str) -> object:
+        async def counted(token: str, object_id: bytes = b"") -> object:
             self.looks += 1
-            return await objects(token)
+            return await objects(token, object_id)
 
         domain.device.objects = counted  # type: ignore[method-assign, assignment]
 
