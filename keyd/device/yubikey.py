@@ -1,30 +1,18 @@
 """What yubikit does with the YubiKey that is this host's token. Host side, one order at a time.
 
 libykcs11 sets no policies, attests nothing and has no AES management key, so all that is yubikit's.
-Both reach the same card: this one shares it, holds it for the length of one order, and leaves it
-with a reset, after which a live session of libykcs11 goes on. Cutting its power, which is pyscard's
-default, would break the other's handle.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from smartcard.CardConnectionDecorator import CardConnectionDecorator
 from smartcard.Exceptions import SmartcardException
-from smartcard.scard import (
-    SCARD_LEAVE_CARD,
-    SCARD_RESET_CARD,
-    SCARD_S_SUCCESS,
-    SCardBeginTransaction,
-    SCardEndTransaction,
-)
-from ykman.pcsc import ScardSmartCardConnection, list_readers
+from ykman.pcsc import ScardSmartCardConnection
 from ykman.piv import (
     generate_random_management_key,
     get_pivman_data,
@@ -46,6 +34,7 @@ from yubikit.piv import (
 )
 
 from keyd.device.v1 import device_pb2 as pb
+from keyd.device.yubikey_card import RETRY_AFTER_S, reach
 from keyd.errors import (
     DeadlineError,
     DeviceFaultError,
@@ -61,7 +50,6 @@ from keyd.model import SLOTS, KeyAlgorithm
 FACTORY_PIN, FACTORY_PUK = "123456", "12345678"
 """Used once each, and only by an init that a person asked for as such."""
 
-_RETRY_AFTER_S = 1.0
 _YEARS = timedelta(days=365 * 30)
 _KINDS = {
     KeyAlgorithm.ECDSA_P256: KEY_TYPE.ECCP256,
@@ -74,19 +62,6 @@ _KINDS = {
 _NAMES = {kind: algorithm.value for algorithm, kind in _KINDS.items()}
 _NO_TOUCH = (SW.SECURITY_CONDITION_NOT_SATISFIED, SW.CONDITIONS_NOT_SATISFIED)
 _NOTHING_THERE = (SW.REFERENCE_DATA_NOT_FOUND, SW.FILE_NOT_FOUND)
-
-
-class _LeftPowered(CardConnectionDecorator):  # type: ignore[misc]
-    """Left with a reset; pyscard takes the disposition only as an argument of connect()."""
-
-    def connect(
-        self,
-        protocol: object = None,
-        mode: object = None,
-        disposition: object = None,  # noqa: ARG002 - it is ours to choose
-    ) -> None:
-        """See CardConnection."""
-        super().connect(protocol, mode, SCARD_RESET_CARD)
 
 
 class YubiKeyHand:
@@ -105,7 +80,7 @@ class YubiKeyHand:
             TokenError: why not; a secret that was refused is not tried again.
         """
         try:
-            with self._connection() as connection:
+            with reach(self._token, self._serial) as connection:
                 return self._carry_out(order, connection)
         except InvalidPinError as error:
             raise self._refused(order, error.attempts_remaining) from None
@@ -118,7 +93,7 @@ class YubiKeyHand:
         except SmartcardException as error:
             raise DeviceGoneError(
                 f"YubiKey {self._serial} is not to be reached: it was pulled, or pcscd is away",
-                retry_after_s=_RETRY_AFTER_S,
+                retry_after_s=RETRY_AFTER_S,
                 token=self._token,
             ) from error
         except (CommandError, ValueError) as error:
@@ -149,32 +124,6 @@ class YubiKeyHand:
             self._write_certificate(piv, order.write_certificate)
             return pb.YubiKeyReport(done=pb.YubiKeyDone())
         raise self._fault(f"is asked for {what}, which its host does not know")
-
-    # -- reach it --------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _connection(self) -> Iterator[ScardSmartCardConnection]:
-        """The YubiKey with our serial, nobody else's turn until it is left."""
-        for reader in list_readers():
-            if "yubico yubikey" not in reader.name.lower():
-                continue
-            try:
-                connection = ScardSmartCardConnection(_LeftPowered(reader.createConnection()))
-            except SmartcardException:
-                continue
-            try:
-                with _alone(connection):
-                    if str(PivSession(connection).get_serial()) != self._serial:
-                        continue
-                    yield connection
-                    return
-            finally:
-                connection.close()
-        raise DeviceGoneError(
-            f"YubiKey {self._serial} (token {self._token}) is in no reader",
-            retry_after_s=_RETRY_AFTER_S,
-            token=self._token,
-        )
 
     # -- look ------------------------------------------------------------------------------
 
@@ -375,20 +324,6 @@ class YubiKeyHand:
 
     def _fault(self, why: str) -> DeviceFaultError:
         return DeviceFaultError(f"YubiKey {self._serial} {why}", token=self._token)
-
-
-@contextlib.contextmanager
-def _alone(connection: ScardSmartCardConnection) -> Iterator[None]:
-    """No other program's command comes between ours: each SELECT of theirs would end our PIN."""
-    inner = connection.connection
-    while hasattr(inner, "component"):
-        inner = inner.component
-    if SCardBeginTransaction(inner.hcard) != SCARD_S_SUCCESS:
-        raise SmartcardException("SCardBeginTransaction")
-    try:
-        yield
-    finally:
-        SCardEndTransaction(inner.hcard, SCARD_LEAVE_CARD)
 
 
 def _slot(piv: PivSession, slot: SLOT) -> pb.YubiKeySlot | None:
