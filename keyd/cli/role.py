@@ -160,8 +160,8 @@ def supersede(settings: Settings, repository: str, role: str, reason: str, yes: 
     if after is not None:
         _answer(settings, [after])
         return
-    said = f"nothing of {role} is known here any more"
-    settings.answer([], f"{said}; start from a root you trust: keydctl role import {repository}")
+    said = f"nothing of {role} was signed before it: any first version may be signed"
+    settings.answer([], f"{said}; if one is published: keydctl role import {repository}")
 
 
 @role.command()
