@@ -21,7 +21,7 @@ demo: setup ## sign a TUF repository with keys on a token, and follow it with a 
 	@$(bin)/python docs/demo/demo.py
 
 test: setup ## run every test; a skip that this machine could run is a failure
-	@KEYD_TESTS_REQUIRE=softhsm,yubikey,notary,postgres $(bin)/python -m pytest -q \
+	@KEYD_TESTS_REQUIRE=softhsm,yubikey,notary,postgres,docker $(bin)/python -m pytest -q \
 		-n $(WORKERS) --dist loadfile -m 'not soak and not hardware' $(ARGS)
 
 lint: setup ## ruff, mypy --strict over package and tests, the import contracts

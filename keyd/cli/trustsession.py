@@ -97,9 +97,10 @@ class Session:
         login = functools.partial(credentials.find_login, self.trust.docker_dir, image.host)
         try:
             return registry.find_manifest(Web(url, self.trust.tls_for(url), login), image)
-        except ServerGoneError:
-            # docker takes plain http from a registry on this very machine.
-            if not is_loopback(url):
+        except ServerGoneError as e:
+            # docker takes plain http from a registry on this very machine. One that speaks TLS
+            # does not get it: the way out is its CA.
+            if not is_loopback(url) or "certificate" in e.facts:
                 raise
             plain = f"http://{image.host}"
             return registry.find_manifest(Web(plain, trustsettings.TlsFiles(), login), image)
