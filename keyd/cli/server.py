@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,47 +11,14 @@ import click
 
 from keyd import __version__
 from keyd.cli.exits import Exit
+from keyd.cli.server_configfile import config_option, default_config, readable
+from keyd.cli.server_doctor_command import doctor
 from keyd.cli.server_speech import PROGRAM, complain, note, say
 from keyd.cli.server_tls import tls
-from keyd.errors import ConfigError, KeydError
-
-SYSTEM_CONFIG = Path("/etc/keyd-server/keyd.toml")
+from keyd.errors import KeydError
 
 _EXTRA = ("pydantic", "sqlalchemy", "prometheus_client", "grpc_health", "pkcs11")
 """Packages of the `server` extra; the base install has this command but not them."""
-
-
-def default_config() -> Path:
-    """The user's own configuration, as `init --user` writes it, if it is there; else the system's.
-    Never root's own: root looks after the system's daemon."""
-    home = os.environ.get("XDG_CONFIG_HOME") or f"{os.environ.get('HOME', '~')}/.config"
-    own = Path(home).expanduser() / "keyd-server" / "keyd.toml"
-    return own if os.geteuid() != 0 and own.is_file() else SYSTEM_CONFIG
-
-
-def readable(config: Path) -> Path:
-    """The file itself, unless it is there and closed to this user.
-
-    Raises:
-        ConfigError: it is.
-    """
-    if os.path.lexists(config) and not os.access(config, os.R_OK):
-        raise ConfigError(
-            f"{config}: this user may not read it",
-            hint="use sudo, or for a daemon of your own: keyd-server init --user",
-            file=config,
-        )
-    return config
-
-
-config_option = click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False, readable=False),
-    default=default_config,
-    show_default=f"~/.config/keyd-server/keyd.toml if it is there, else {SYSTEM_CONFIG}",
-    callback=lambda _context, _parameter, config: readable(config),
-    help="The configuration file.",
-)
 
 
 @click.group(
@@ -139,6 +105,9 @@ def check(config: Path) -> None:
     say("everything is in order")
 
 
+keyd_server.add_command(doctor)
+
+
 @keyd_server.command()
 @config_option
 def migrate(config: Path) -> None:
@@ -160,10 +129,17 @@ def backup(file: Path, config: Path) -> None:
 
     Also while the daemon runs.
     """
+    from keyd.cli.server_doctor_backup import Backup, record_backup
     from keyd.config import load_config
     from keyd.store.backup import backup as write_backup
 
-    size = write_backup(load_config(config).server.state_dir, file)
+    state_dir = load_config(config).server.state_dir
+    begun = datetime.now(UTC)
+    size = write_backup(state_dir, file)
+    try:
+        record_backup(state_dir, Backup(begun, size, str(file.absolute())))
+    except OSError as e:
+        note(f"the backup is good, but {state_dir} does not take a note of it: {e.strerror}")
     say(f"{file}: state with a log of {size} entries; private keys stay on their tokens")
 
 

@@ -6,10 +6,11 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from cryptography import x509
@@ -43,17 +44,32 @@ def check_all(path: Path, now: datetime) -> Findings:
     found.lines.append(
         f"{path}: {_count(config.tokens, 'token')}, {_count(config.listeners, 'listener')}"
     )
-    _check_policy(config, found)
-    _check_rights(config, found)
+    for _, part in check_parts(config, now):
+        found.lines += part.lines
+        found.errors += part.errors
+    return found
+
+
+def check_parts(config: Config, now: datetime) -> Iterator[tuple[str, Findings]]:
+    """The findings of each part of a configuration: ``policy``, ``permissions`` (whom files and
+    sockets are open to), ``module``, ``pin`` (PIN files) and ``tls``."""
+    yield "policy", _found(partial(_check_policy, config))
+    yield "permissions", _found(partial(_check_rights, config))
     for token in config.tokens:
-        _check_module(token, found)
+        yield "module", _found(partial(_check_module, token))
         if token.pin.startswith("file:"):
-            _check_pin_file(Path(token.pin.removeprefix("file:")), found)
+            pin_file = Path(token.pin.removeprefix("file:"))
+            yield "pin", _found(partial(_check_pin_file, pin_file))
     for listener in config.listeners:
         if isinstance(listener, TcpListenerSection):
-            _check_tls(listener, now, found)
+            yield "tls", _found(partial(_check_tls, listener, now))
         else:
-            _check_group(listener, found)
+            yield "permissions", _found(partial(_check_group, listener))
+
+
+def _found(look: Callable[[Findings], None]) -> Findings:
+    found = Findings()
+    look(found)
     return found
 
 
