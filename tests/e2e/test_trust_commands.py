@@ -16,6 +16,7 @@ from tests.notary_programs import PASSPHRASE, openssl, private_key_files
 from tests.trust_stage import Person, Stage, a_stage
 
 pytestmark = pytest.mark.softhsm
+PAGE = Path(__file__).parents[2] / "docs" / "keydctl.md"
 
 
 @pytest.fixture(scope="module")
@@ -323,6 +324,39 @@ def test_existing_signatures_are_told_before_another(stage: Stage, alice: Person
     again = alice.run("trust", "sign", f"{gun}:1")
 
     assert b"another one than now from: alice" in again.stderr
+
+
+def test_json_has_the_keys_the_page_promises(
+    stage: Stage, alice: Person, gun: str, tmp_path: Path
+) -> None:
+    lines = PAGE.read_text().splitlines()
+    rows = [line.split("|")[1:3] for line in lines if line.startswith("| `trust ")]
+    promised = {what.strip(): keys.partition(";")[0].strip().split(", ") for what, keys in rows}
+    alice("add", gun, "v2", alice.file("v2", "two"))
+    staged = alice("status", gun)
+    published = alice("publish", gun)
+    made = alice("key", "generate", "erin", "--role", "targets/erin", "--dir", tmp_path)
+    erin = made["key_version"].partition("/versions/")[0]
+    alice("delegation", "add", gun, "targets/erin", erin, "--all-paths", "-p")
+    tag, certificate = stage.gun(), tmp_path / "erin.crt"
+    stage.registry.push(tag.partition("/")[2], "1", {"n": 1})
+    alice("sign", f"{tag}:1", "--signer", "alice")
+    said = {
+        "`trust publish`": published,
+        "`trust list`": alice("list", gun)[0],
+        "`trust status`": staged[0],
+        "`trust delegation list`": alice("delegation", "list", gun)[0],
+        "`trust key list`": alice("key", "list")[0],
+        "`trust resolve`": alice("resolve", f"{tag}:1"),
+        "`trust certificate`": alice(
+            "certificate", "erin", "--role", "targets/erin", "-o", certificate
+        ),
+    }
+
+    for what, value in said.items():
+        (keys,) = (keys for row, keys in promised.items() if row.startswith(what))
+        assert sorted(value) == keys, what
+    assert len(promised) == len(said)
 
 
 def test_revoked_tags_resolve_no_more(stage: Stage, alice: Person) -> None:

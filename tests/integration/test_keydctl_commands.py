@@ -922,6 +922,8 @@ def test_json_has_the_keys_the_page_promises(
     page = (REPOSITORY_ROOT / "docs" / "keydctl.md").read_text()
     rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `")]
     rows += [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| each of")]
+    # Those of trust need a notary-server: tests/e2e/test_trust_commands.py.
+    rows = [row for row in rows if not row[0].strip().startswith("`trust ")]
     promised = {what.strip(): set(keys.strip().split(", ")) for what, keys in rows}
     metadata, sig, policy = tmp_path / "timestamp.json", tmp_path / "s", tmp_path / "policy.toml"
     _metadata(daemon, ctl, metadata, 1)
