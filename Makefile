@@ -10,15 +10,21 @@ export PYTHON PREFIX DESTDIR
 
 bin := .venv/bin
 
-.PHONY: help setup demo test lint protos bench soak run install uninstall
+.PHONY: help setup demo dct-demo dct-clean test lint protos bench soak run install uninstall
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is missing on this machine, and .venv
 	@.ci/setup
 
 demo: setup ## sign a TUF repository with keys on a token, and follow it with a stock client
 	@$(bin)/python docs/demo/demo.py
+
+dct-demo: setup ## Docker Content Trust to play with: notary-server, a registry, and keyd
+	@$(bin)/python docs/demo/dct.py
+
+dct-clean: ## take away what dct-demo made
+	@$(PYTHON) docs/demo/dct.py --clean
 
 test: setup ## run every test; a skip that this machine could run is a failure
 	@KEYD_TESTS_REQUIRE=softhsm,yubikey,notary,postgres,docker $(bin)/python -m pytest -q \

@@ -1,0 +1,93 @@
+"""make dct-demo and dct-clean, as a person runs them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.docker_programs import require as require_docker
+from tests.notary_programs import private_key_files
+from tests.notary_programs import require as require_notary
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 60
+
+
+def run_demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / "docs/demo/dct.py", "--dir", folder, *options],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def still_running(folder: Path) -> list[bytes]:
+    """Programs that were started with something of the folder."""
+    lines = (file for file in Path("/proc").glob("[0-9]*/cmdline"))
+    found = []
+    for file in lines:
+        try:
+            line = file.read_bytes()
+        except OSError:  # it has ended meanwhile
+            continue
+        if f"{folder}/".encode() in line:
+            found.append(line)
+    return found
+
+
+def test_the_sandbox_signs_an_image_ends_and_is_taken_away(tmp_path: Path) -> None:
+    require_notary()
+    require_docker("docker-registry", "skopeo")
+    folder = tmp_path / "dct"
+
+    done = run_demo(folder, "--once")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "still resolves to what was signed" in done.stdout
+    assert still_running(folder) == []
+    assert {file.parent.name for file in private_key_files(folder)} == {"tls"}  # servers' own
+    again = run_demo(folder, "--once")
+    assert (again.returncode, "dct-clean" in again.stderr) == (1, True)
+    assert run_demo(folder, "--clean").returncode == 0
+    assert not folder.exists()
+
+
+def test_what_a_killed_sandbox_left_running_is_ended_by_the_cleaning(tmp_path: Path) -> None:
+    require_notary()
+    require_docker("docker-registry", "skopeo")
+    folder = tmp_path / "dct"
+    demo = subprocess.Popen(
+        [sys.executable, ROOT / "docs/demo/dct.py", "--dir", folder],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert demo.stdout is not None
+        assert any("Ctrl-C" in line for line in demo.stdout)
+        demo.send_signal(signal.SIGKILL)
+        demo.wait(TIMEOUT_S)
+        assert still_running(folder)
+    finally:
+        demo.kill()
+        demo.wait(TIMEOUT_S)
+        if demo.stdout is not None:
+            demo.stdout.close()
+        cleaned = run_demo(folder, "--clean")
+
+    assert (cleaned.returncode, folder.exists()) == (0, False)
+    assert still_running(folder) == []
+
+
+def test_a_folder_of_somebody_elses_is_not_taken_away(tmp_path: Path) -> None:
+    (tmp_path / "thesis").write_text("mine")
+
+    done = run_demo(tmp_path, "--clean")
+
+    assert done.returncode == 1
+    assert (tmp_path / "thesis").exists()
