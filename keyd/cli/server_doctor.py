@@ -74,7 +74,7 @@ def diagnose(path: Path, now: datetime) -> list[Finding]:
     found += check_daemon(daemon, config, _policy_hash(config))
     found += _look_at_tokens(config, daemon)
     found += _look_at_disks(config)
-    found += _look_at_state(config, now)
+    found += _look_at_state(config, now, runs=bool(pid))
     return found
 
 
@@ -146,15 +146,15 @@ def _look_at_disks(config: Config) -> Iterator[Finding]:
         yield check_disk(folder, free_bytes, free_files, reserve)
 
 
-def _look_at_state(config: Config, now: datetime) -> Iterator[Finding]:
+def _look_at_state(config: Config, now: datetime, *, runs: bool) -> Iterator[Finding]:
     # Before the database: the file may grow meanwhile, and must not seem to be ahead of it.
     outside = _read(config.log.checkpoint_file)
     finding, state = check_database(config.server.state_dir, config.log.origin)
     yield finding
     if state is None:
         return
-    yield check_clock(state, now)
-    yield from check_pin_attempts(state)
+    yield check_clock(state, now, runs=runs)
+    yield from check_pin_attempts(state.pin_attempts)
     last = find_backup(config.server.state_dir)
     yield check_backup(last, state.size, state.newest_key, now)
     interval_s = config.log.checkpoint_interval_s

@@ -19,9 +19,13 @@ _LATE = timedelta(minutes=1)
 """So long after its entries a checkpoint is missing; sooner it may be on its way."""
 
 
-def check_clock(state: State, now: datetime) -> Finding:
-    """Does the clock fit the log?"""
-    suspect = state.flags.get(CLOCK_SUSPECT) or suspect_at_start(now, state.last_time)
+def check_clock(state: State, now: datetime, *, runs: bool) -> Finding:
+    """Does the clock fit the log? ``runs``: the daemon does, and a log that did not grow for days
+    is no wonder; one that is stopped will ask at its start."""
+    behind = state.last_time is not None and now < state.last_time
+    suspect = state.flags.get(CLOCK_SUSPECT, "")
+    if not suspect and (behind or not runs):
+        suspect = suspect_at_start(now, state.last_time)
     if not suspect:
         return Finding(Area.CLOCK, f"{now:%F %T} UTC, not before the newest entry")
     return Finding(
@@ -173,9 +177,10 @@ def _weakness(root: Root, holders: Mapping[str, str]) -> str:
     return ""
 
 
-def check_pin_attempts(state: State) -> Iterator[Finding]:
-    """PINs from files and credentials that were tried once, and not accepted."""
-    for serial, source in sorted(state.pin_attempts.items()):
+def check_pin_attempts(attempts: Mapping[str, str]) -> Iterator[Finding]:
+    """PINs from files and credentials that were tried once, and not accepted. ``attempts``: serial
+    of the token -> PIN source."""
+    for serial, source in sorted(attempts.items()):
         yield Finding(
             Area.PIN,
             f"the PIN of token {serial} ({source}) was tried once and not accepted",
