@@ -104,9 +104,11 @@ class KeydSigner(Signer):
         *,
         reason: str = "",
         client: Client | None = None,
+        request_id: str = "",
     ) -> None:
         """``reason``: why, for the audit log; at most 1 000 characters. ``client``: to use instead
-        of the one that all signers of an endpoint share.
+        of the one that all signers of an endpoint share. ``request_id``: of the next signature, so
+        that somebody can watch what it waits for; empty for one that the daemon makes up.
 
         Raises:
             ValueError: keyd cannot make signatures of the key's scheme.
@@ -120,6 +122,7 @@ class KeydSigner(Signer):
         self._der = public_key_der(public_key)
         self._reason = reason
         self._client = client
+        self._request_id = request_id
 
     @classmethod
     def from_priv_key_uri(
@@ -194,6 +197,7 @@ class KeydSigner(Signer):
                 encoding=Encoding.DER if ecdsa else Encoding.RAW,
                 scheme=self._scheme,
                 reason=self._reason,
+                request_id=self._request_id,
             )
         except KeyMismatchError as e:
             raise SignerKeyMismatchError(

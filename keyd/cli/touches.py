@@ -9,7 +9,7 @@ import secrets
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -18,6 +18,7 @@ from keyd.cli import output
 from keyd.errors import KeydError
 
 if TYPE_CHECKING:
+    from keyd.client import Client
     from keyd.model import TokenStatus
 
     Watch = Callable[[str], Iterator[TokenStatus]]
@@ -40,6 +41,11 @@ def telling_touches(watch: Watch) -> Iterator[str]:
         yield request_id
     finally:
         teller.stop()
+
+
+def touches_of(client: Client) -> AbstractContextManager[str]:
+    """The same for a request to this daemon."""
+    return telling_touches(lambda id: client.watch_tokens(for_request_id=id))
 
 
 class _Teller:

@@ -14,6 +14,7 @@ from keyd.adapters.tufrepo.keyring import KeyRing
 from keyd.cli import output, tufbundle, tufshapes
 from keyd.cli.exits import Exit
 from keyd.cli.settings import Command, Settings
+from keyd.cli.touches import touches_of
 from keyd.cli.tufkeys import FOLDER, Session, signer_uris
 from keyd.errors import RepositoryError
 
@@ -145,4 +146,6 @@ def _ring(
     session: Session, folder: Folder | None, extra: dict[str, list[str]], reason: str
 ) -> KeyRing:
     found = tufsettings.find(folder) if folder else None
-    return KeyRing(found or tufsettings.Settings(""), session.client, extra, reason=reason)
+    return KeyRing(
+        found or tufsettings.Settings(""), session.client, extra, reason=reason, waiting=touches_of
+    )

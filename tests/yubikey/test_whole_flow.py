@@ -149,6 +149,7 @@ def test_from_the_factory_to_a_lost_key_and_its_successor(bench: Bench, ykcs11: 
         yubi.person(Person.WAITS)
         before = yubi.state.touches
         with walk.begins("again") as again:
+            again.sees("touch token 1234567 (acme/root-a")
             yubi.wait_for_blinking()
             yubi.remove()
             yubi.insert(0)

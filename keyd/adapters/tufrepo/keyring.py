@@ -9,6 +9,7 @@ several. A daemon that lacks the history of the repository is shown it, and aske
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,14 @@ class SigningKey:
     uri: str = ""
 
 
+Telling = Callable[["Client"], AbstractContextManager[str]]
+"""Entered while a daemon is asked for a signature; gives the id of that request."""
+
+
+def _in_silence(_: Client) -> AbstractContextManager[str]:
+    return nullcontext("")
+
+
 @dataclass(slots=True)
 class KeyRing:
     """Finds signers and signs.
@@ -45,6 +54,7 @@ class KeyRing:
     ``connect``: the daemon for URIs that name none, and for keys without a URI.
     ``reason``: for the audit log. ``evidence``: what daemons can be shown; None before anything is
     known of the repository. ``daemons``: those that were asked for signatures so far.
+    ``waiting``: tells a person what the token wants meanwhile.
     """
 
     settings: Settings
@@ -53,6 +63,7 @@ class KeyRing:
     reason: str = ""
     evidence: Evidence | None = None
     daemons: list[Daemon] = field(default_factory=list)
+    waiting: Telling = _in_silence
     _held: dict[bytes, str] | None = None
 
     def sign(
@@ -111,12 +122,16 @@ class KeyRing:
         parsed = KeydUri.parse(uri)
         daemon = self.daemon(parsed)
         complete = replace(parsed, repository=daemon.repository, role=role)
-        signer = KeydSigner(complete, key, reason=self.reason, client=daemon.client)
         try:
-            return signer.sign(payload)
+            return self._ask_once(complete, key, daemon.client, payload)
         except RuleRefusedError as e:
             if self.evidence is None or not self.evidence.helps(daemon, role, e):
                 raise
+            return self._ask_once(complete, key, daemon.client, payload)
+
+    def _ask_once(self, uri: KeydUri, key: SSlibKey, client: Client, payload: bytes) -> Signature:
+        with self.waiting(client) as request_id:
+            signer = KeydSigner(uri, key, reason=self.reason, client=client, request_id=request_id)
             return signer.sign(payload)
 
     def daemon(self, uri: KeydUri) -> Daemon:
