@@ -103,7 +103,8 @@ def _ask(
     except subprocess.TimeoutExpired:
         return f"no answer within {timeout_s:.0f} s", {}
     except OSError as e:
-        return f"cannot be asked as this user: {e.strerror}", {}
+        who = user.pw_name if user else "this user"
+        return f"cannot be asked, as {who} cannot run {sys.executable}: {e.strerror}", {}
     if done.returncode < 0:
         return f"it crashed (signal {-done.returncode})", {}
     lines = done.stdout.strip().splitlines()

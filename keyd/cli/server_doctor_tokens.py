@@ -115,10 +115,11 @@ def _check_pin(name: str, state: str) -> Iterator[Finding]:
             "tool, with the SO PIN",
         )
         return
-    left = "one try is left" if state == "final-try" else "wrong PINs were given"
+    last = state == "final-try"
     yield Finding(
         Area.PIN,
-        f"{name}: {left}",
-        "a wrong PIN more may block the token",
-        f"be sure of the PIN, then give it, which sets the count back: keydctl token unlock {name}",
+        f"{name}: {'one try is left' if last else 'wrong PINs were given'}",
+        "a wrong PIN more blocks the token" if last else "a few wrong PINs more block the token",
+        "be sure of the PIN, then give it, which sets the count back: "
+        f"keydctl token unlock {name}{' --spend-last-try' if last else ''}",
     )

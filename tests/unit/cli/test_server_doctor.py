@@ -215,7 +215,7 @@ def test_readers_with_a_card_for_each_token_are_well() -> None:
         (TokenState.ABSENT, "", Area.TOKEN, "plug it in"),
         (TokenState.FAULTED, "", Area.TOKEN, "keydctl token list"),
         (TokenState.PIN_LOCKED, "", Area.PIN, "keydctl yubikey unblock yk"),
-        (TokenState.READY, "final-try", Area.PIN, "be sure of the PIN"),
+        (TokenState.READY, "final-try", Area.PIN, "--spend-last-try"),
         (TokenState.READY, "count-low", Area.PIN, "be sure of the PIN"),
     ],
 )
