@@ -104,10 +104,11 @@ class Mark:
         """True when ``complete`` was PUBLISHED."""
         return self.state is MarkState.PUBLISHED if self.is_whole else self.published_before
 
-    @property
-    def next_floor(self) -> Marked | None:
-        """The floor of a mark that follows, which keeps ``complete`` of this one."""
-        return self.before or self.floor
+    def floor_under(self, following: Marked) -> Marked | None:
+        """The floor of the mark that follows with ``following``, and keeps ``complete`` of this
+        one. Never ``following`` itself: bytes may come back after others at their version."""
+        floors = (self.before, self.floor)
+        return next((f for f in floors if f is not None and not f.is_same(following)), None)
 
     @property
     def is_floor(self) -> bool:

@@ -75,7 +75,7 @@ class Proposal:
             reissued=mark.reissued + 1 if mark is not None and same_version else 0,
             published_before=mark is not None and below is not None and mark.is_complete_published,
             before=below,
-            floor=mark.next_floor if mark else None,
+            floor=mark.floor_under(marked) if mark else None,
         )
         payload = self.shown.payload
         kept = before.contents.complete if before is not None and below is not None else b""

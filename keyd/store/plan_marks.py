@@ -148,7 +148,7 @@ class MarkPlan:
             complete=old.complete if old else None,
             reissued=old.reissued + 1 if old is not None and reissued else 0,
             published_before=old is not None and old.is_complete_published,
-            floor=old.next_floor if old else None,
+            floor=old.floor_under(effect.marked) if old else None,
         )
         signed = self._signed_by(fresh, effect)
         _check(signed)

@@ -285,6 +285,16 @@ async def test_a_server_may_sign_its_online_roles_anew_until_they_are_known_publ
     assert each(store, published, signing(6, b"other", role)) == ["", "VERSION_TAKEN"]
 
 
+def test_bytes_that_come_back_after_two_others_at_their_version_are_no_floor(store: Store) -> None:
+    each(store, *(signing(5, said, "timestamp") for said in (b"one", b"two", b"three")))
+
+    each(store, signing(5, b"two", "timestamp"))
+
+    mark = get(store, "timestamp")
+    assert (mark.is_floor, mark.may_be_reissued, mark.reissued) == (False, True, 3)
+    assert each(store, signing(5, b"four", "timestamp")) == [""]
+
+
 def test_a_mark_is_of_one_repository_and_role(store: Store) -> None:
     each(
         store,
