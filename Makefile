@@ -5,7 +5,7 @@ PYTHON ?= python3
 PREFIX ?= /opt/keyd-server
 DESTDIR ?=
 # Processes that share out the test files; most of their time they wait for other programs.
-WORKERS ?= 3
+WORKERS ?= 2
 export PYTHON PREFIX DESTDIR
 
 bin := .venv/bin
