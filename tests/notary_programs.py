@@ -17,7 +17,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -373,15 +373,6 @@ def openssl(*arguments: str, folder: Path) -> None:
     subprocess.run(
         ["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=_RUN_S
     )
-
-
-def private_key_files(folder: Path, marks: Sequence[bytes] = (b"PRIVATE KEY",)) -> list[Path]:
-    """Files below a folder that hold a private key as text."""
-    return [
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and any(mark in path.read_bytes() for mark in marks)
-    ]
 
 
 TABLES = """

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from tests.docker_programs import require as require_docker
-from tests.notary_programs import private_key_files
 from tests.notary_programs import require as require_notary
+from tests.private_keys import private_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 60
@@ -50,7 +50,7 @@ def test_the_sandbox_signs_an_image_ends_and_is_taken_away(tmp_path: Path) -> No
     assert done.returncode == 0, done.stdout + done.stderr
     assert "still resolves to what was signed" in done.stdout
     assert still_running(folder) == []
-    assert {file.parent.name for file in private_key_files(folder)} == {"tls"}  # servers' own
+    assert {found.file.parent.name for found in private_keys(folder)} == {"tls"}  # servers' own
     again = run_demo(folder, "--once")
     assert (again.returncode, "dct-clean" in again.stderr) == (1, True)
     assert run_demo(folder, "--clean").returncode == 0

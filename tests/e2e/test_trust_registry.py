@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.docker_programs import DockerRegistry, require
-from tests.notary_programs import private_key_files
+from tests.private_keys import private_keys
 from tests.trust_stage import Person, Stage, a_stage
 
 pytestmark = pytest.mark.softhsm
@@ -156,5 +156,7 @@ def test_no_private_key_lies_in_a_file_of_who_signs(place: Place, alice: Person)
 
     alice("sign", f"{name}:1.0", "--signer", "alice")
 
-    assert private_key_files(alice.folder) == []
+    sandbox = place.stage.sandbox
+    found = private_keys(sandbox.folder, apart_from=[sandbox.folder / "people"])
+    assert {each.file.parent for each in found} == {sandbox.certificates.folder}
     assert (alice.trust_dir / "tuf" / Path(name)).is_dir()

@@ -12,10 +12,10 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from keyd.client import KeyFilter
-from tests import notary_programs as notary
 from tests.notary_programs import POLICY, PRINCIPAL, TABLES, Sandbox, a_port, openssl, running
 from tests.notary_wire import HEALTH, Wire, document, until
 from tests.postgres import Postgres
+from tests.private_keys import private_keys
 
 pytestmark = pytest.mark.softhsm
 
@@ -116,10 +116,12 @@ def test_no_key_that_the_server_signs_with_is_in_any_file(shared: Sandbox) -> No
     alice("init", "acme/keyless", "-p")
     alice("key", "rotate", "acme/keyless", "snapshot", "-r")
 
-    found = notary.private_key_files(shared.folder)
+    found = private_keys(shared.folder)
 
     people, tls = shared.folder / "people", shared.certificates.folder
-    assert [f for f in found if not (f.is_relative_to(people) or f.is_relative_to(tls))] == []
+    assert any(each.file.is_relative_to(people) for each in found)  # alice's own, of targets
+    servers = [each.file for each in found if not each.file.is_relative_to(people)]
+    assert {file.parent for file in servers} == {tls}
 
 
 # ------------------------------------------------------------------------------- begun again
