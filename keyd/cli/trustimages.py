@@ -8,7 +8,15 @@ from pathlib import Path
 
 import click
 
-from keyd.adapters.notary import changes, credentials, delegations, images, lookup, rootcert
+from keyd.adapters.notary import (
+    changes,
+    credentials,
+    delegations,
+    images,
+    lookup,
+    rootcert,
+    signers,
+)
 from keyd.adapters.notary.collection import Collection
 from keyd.adapters.notary.keyring import Held, KeyRing
 from keyd.adapters.notary.names import DEFAULT_TAG, Image, parse_gun, parse_image
@@ -29,10 +37,12 @@ from keyd.cli.trustsession import (
     answer,
     now,
 )
-from keyd.errors import InvalidRequestError
+from keyd.errors import InvalidRequestError, RepositoryError
 
 IMAGE = click.argument("image", metavar="IMAGE[:TAG]")
-SIGNER = click.option("--signer", "name", default="", metavar="NAME", help="Sign as this signer.")
+SIGNER = click.option(
+    "--signer", "names", multiple=True, metavar="NAME", help="Sign as this signer; repeatable."
+)
 
 
 @click.command(cls=TrustCommand)
@@ -42,11 +52,14 @@ SIGNER = click.option("--signer", "name", default="", metavar="NAME", help="Sign
 @TOKEN
 @RETRY
 @click.pass_obj
-def sign(settings: Settings, image: str, name: str, root_key: str, token: str, retry: bool) -> int:
+def sign(
+    settings: Settings, image: str, names: tuple[str, ...], root_key: str, token: str, retry: bool
+) -> int:
     """Sign a tag as it is in the registry now, the tag latest where none is given.
 
-    It is signed in targets/releases, and in the role of each signer whose key the daemon holds, or
-    of NAME. A repository that has no collection gets one, with NAME, or you, as its first signer.
+    It is signed in targets/releases, and in the role of each signer whose key your grants let you
+    sign with, or of NAME only; in targets where the repository has no signers. A repository that
+    has no collection gets one, with NAME, or you, as its first signer.
     """
     asked = _with_tag(image)
     session = Session(settings, f"trust sign {asked.gun}:{asked.tag}", token)
@@ -54,19 +67,23 @@ def sign(settings: Settings, image: str, name: str, root_key: str, token: str, r
     collection = session.collection(asked.gun)
     report, trusted = Report(), collection.find(is_expired_taken=True)
     if trusted is None:
+        if len(names) > 1:
+            raise click.UsageError("a repository begins with one signer; name the others later")
+        names = names or (_own_name(session, asked),)
         begin(collection, root_key)
-        _first_signer(collection, name or _own_name(session, asked))
+        _first_signer(collection, names[0])
         report = collection.publish()
         trusted = collection.get()
-    roles = delegations.signable(trusted, collection, name)
+    chosen = _chosen(trusted, collection, names)
     _tell_existing(trusted, asked, manifest)
-    for role in roles:
+    for role in chosen.roles:
         digests = {"sha256": manifest.digest}
         collection.stage(changes.add(role, asked.tag, manifest.size, digests))
     done = collection.publish(retries=RETRIES if retry else 0)
     done.published = {**report.published, **done.published}
     done.notes = report.notes + done.notes
-    output.note(f"signed {asked.familiar} as sha256:{manifest.digest.hex()}")
+    by = ", ".join(chosen.names) or "its owner"
+    output.note(f"signed {asked.familiar} as sha256:{manifest.digest.hex()} by {by}")
     return answer(
         settings,
         done,
@@ -74,8 +91,21 @@ def sign(settings: Settings, image: str, name: str, root_key: str, token: str, r
         tag=asked.tag,
         digest=f"sha256:{manifest.digest.hex()}",
         size=manifest.size,
-        roles=roles,
+        roles=list(chosen.roles),
+        signers=list(chosen.names),
     )
+
+
+def _chosen(trusted: Trusted, collection: Collection, names: tuple[str, ...]) -> signers.Signing:
+    """Who signs, with keys of nobody else."""
+    chosen = signers.choose(trusted, collection, names)
+    collection.ring.signers = chosen.keys
+    if len(chosen.names) > 1 and not names:
+        output.note(
+            f"you may sign with the keys of {', '.join(chosen.names)}: as all of them; "
+            "--signer NAME is for one"
+        )
+    return chosen
 
 
 @click.command(cls=TrustCommand)
@@ -84,20 +114,42 @@ def sign(settings: Settings, image: str, name: str, root_key: str, token: str, r
 @YES
 @RETRY
 @click.pass_obj
-def revoke(settings: Settings, image: str, name: str, yes: bool, retry: bool) -> int:
-    """Take the signatures of a tag back, or those of all tags where none is given."""
+def revoke(settings: Settings, image: str, names: tuple[str, ...], yes: bool, retry: bool) -> int:
+    """Take the signatures of a tag back, or those of all tags where none is given.
+
+    They are those of each signer whose key your grants let you sign with, and the owner's, or those
+    of NAME only.
+    """
     asked = parse_image(image)
+    if asked.digest:
+        raise _by_digest()
     if not asked.tag:
         settings.confirm(f"Take back all signatures of {asked.familiar}?", asked.familiar, yes)
     session = Session(settings, f"trust revoke {asked.gun} {asked.tag}".rstrip())
     collection = session.collection(asked.gun)
     trusted = collection.get()
-    held = {*delegations.signable(trusted, collection, name), *({"targets"} if not name else ())}
+    held, by = _revocable(trusted, collection, names)
     taken = images.removal(trusted, sorted(held), asked.tag)
     collection.stage(*taken)
     report = collection.publish(retries=RETRIES if retry else 0)
     tags = sorted({change.name for change in taken})
-    return answer(settings, report, asked.gun, tags=tags)
+    for tag, role in images.still_pulled(collection.get(), tags):
+        output.warn(f"docker still pulls {tag}: {role} signs it")
+    return answer(settings, report, asked.gun, tags=tags, signers=by)
+
+
+def _revocable(
+    trusted: Trusted, collection: Collection, names: tuple[str, ...]
+) -> tuple[set[str], list[str]]:
+    """The roles that signatures are taken from, and the signers whose they are."""
+    try:
+        chosen = _chosen(trusted, collection, names)
+    except RepositoryError:
+        # The owner alone may take back what targets itself signs, and needs no signer's key.
+        if names or not trusted.targets_document().targets:
+            raise
+        return {"targets"}, []
+    return {*chosen.roles, *({"targets"} if not names else ())}, list(chosen.names)
 
 
 @click.command(cls=TrustCommand)
@@ -109,6 +161,8 @@ def inspect(settings: Settings, names: tuple[str, ...], pretty: bool) -> int:
     shown = []
     for name in names:
         asked = parse_image(name)
+        if asked.digest:
+            raise _by_digest()
         trusted = Session(settings, "").collection(asked.gun).get()
         trustshapes.warn(trusted)
         shown.append(images.inspected(trusted, name, asked.tag))
@@ -220,10 +274,16 @@ def _held(session: Session, key: str) -> Held:
 def _with_tag(text: str) -> Image:
     found = parse_image(text)
     if found.digest:
-        raise InvalidRequestError(
-            "name", "a digest needs no signature of a tag", hint="name the image by its tag"
-        )
+        raise _by_digest()
     return Image(found.host, found.path, found.tag or DEFAULT_TAG)
+
+
+def _by_digest() -> InvalidRequestError:
+    return InvalidRequestError(
+        "name",
+        "tags are signed, and this names an image by its digest",
+        hint="name the image by its tag; what has a digest is what it says without a signature",
+    )
 
 
 def _own_name(session: Session, image: Image) -> str:

@@ -23,6 +23,7 @@ publication  sign, send, and check what is served
 collection   one collection as the commands see it
 rotation     from one key to the next
 delegations  who else may sign, and for which names
+signers      as whom tags are signed
 images       signed tags as docker shows and pulls them
 oldkeys      the key files of notary and docker
 migration    from key files to tokens

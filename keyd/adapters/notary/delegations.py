@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keyd.adapters.notary.changes import Change
-from keyd.adapters.notary.collection import Collection
 from keyd.adapters.notary.keyobjects import KeyObject
 from keyd.adapters.notary.lookup import RELEASES
 from keyd.adapters.notary.trusted import Trusted
@@ -143,33 +142,6 @@ def vanishing(trusted: Trusted, role: str) -> list[str]:
     return sorted(
         {name for r in gone for name in trusted.targets_document(r).targets if name not in kept}
     )
-
-
-def signable(trusted: Trusted, collection: Collection, name: str = "") -> list[str]:
-    """The roles directly below targets that the daemon holds a key of; targets where there are no
-    delegations at all. Only those named like the signer, and targets/releases, where one is given.
-
-    Raises:
-        RepositoryError: there are delegations, and the daemon holds no key of any.
-    """
-    delegated = [d for d in found(trusted) if d.role.name.count("/") == 1]
-    if not delegated:
-        return ["targets"]
-    roles = [
-        d.role.name
-        for d in delegated
-        if any(k.spki and collection.ring.find(k.spki) for k in d.keys)
-        and (not name or d.role.name in (signer_role(name), RELEASES))
-    ]
-    if not roles or (name and signer_role(name) not in roles):
-        raise RepositoryError(
-            f"the daemon holds no key that may sign for {trusted.gun}"
-            + (f" as {name}" if name else ""),
-            hint="have the owner add one: keydctl trust signer add NAME "
-            f"{trusted.gun} --key KEY; or name another daemon with --profile",
-            gun=trusted.gun,
-        )
-    return roles
 
 
 def _delegator(role: str) -> str:

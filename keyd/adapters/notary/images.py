@@ -105,6 +105,12 @@ def removal(trusted: Trusted, roles: Sequence[str], tag: str) -> list[Change]:
     return changes
 
 
+def still_pulled(trusted: Trusted, tags: Sequence[str]) -> list[tuple[str, str]]:
+    """Which of these tags docker still pulls, and the role that signs each."""
+    found = ((tag, lookup.find(trusted, tag, (RELEASES, "targets"))) for tag in tags)
+    return [(tag, f.role) for tag, f in found if f and f.role in (RELEASES, "targets")]
+
+
 def _natural(text: str) -> list[tuple[int, int, str]]:
     """1.10 after 1.9, as docker sorts."""
     parts = [part for part in _NUMBER.split(text) if part]

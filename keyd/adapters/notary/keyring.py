@@ -19,6 +19,7 @@ from keyd.errors import (
     PolicyDeniedError,
     RepositoryError,
     RuleRefusedError,
+    ServerGoneError,
 )
 from keyd.model import (
     Binding,
@@ -60,13 +61,15 @@ class Held:
 @dataclass(slots=True)
 class KeyRing:
     """Signs for one collection. ``connect``: the daemon. ``token``: where new keys are made; empty
-    where only one is configured. ``reason``: for the audit log."""
+    where only one is configured. ``reason``: for the audit log. ``signers``: the only keys that
+    sign delegated roles, DER SubjectPublicKeyInfo; None for all that the caller may sign with."""
 
     gun: str
     connect: Callable[[], Client]
     token: str = ""
     reason: str = ""
     evidence: Evidence | None = None
+    signers: frozenset[bytes] | None = None
     _held: dict[bytes, Held] | None = None
 
     def find(self, spki: bytes) -> Held | None:
@@ -79,6 +82,13 @@ class KeyRing:
                 if v.public_key and v.state is VersionState.ENABLED
             }
         return self._held.get(spki)
+
+    def find_signer(self, role: str, spki: bytes) -> Held | None:
+        """The same for who is asked to sign a role; empty ``spki`` is nobody's."""
+        is_others = role.startswith("targets/") and self.signers is not None
+        if not spki or (is_others and spki not in (self.signers or ())):
+            return None
+        return self.find(spki)
 
     def sign(self, payload: bytes, role: str, keyid: str, held: Held) -> FileSignature:
         """Sign metadata. ``keyid``: what the delegator calls the key.
@@ -96,6 +106,33 @@ class KeyRing:
         scheme, method = _SCHEMES[algorithm]
         value = self._ask(held, payload, role, scheme, Encoding.RAW)
         return FileSignature(keyid, method, value)
+
+    def may_sign(self, payload: bytes, role: str, held: Held) -> bool:
+        """True unless the caller's grants keep a key from them; what rules or people say of this
+        very content is heard when it is signed.
+
+        Raises:
+            ServerGoneError: the daemon does not answer.
+        """
+        scheme, _ = _SCHEMES.get(held.key.algorithm, (held.key.scheme, ""))
+        try:
+            self.connect().sign(
+                held.key.name,
+                payload,
+                expected_public_key=held.version.public_key,
+                encoding=Encoding.RAW,
+                scheme=scheme,
+                context=Context(self.gun, role),
+                reason=self.reason,
+                dry_run=True,
+            )
+        except PolicyDeniedError:
+            return False
+        except ServerGoneError:
+            raise
+        except KeydError:
+            return True
+        return True
 
     def certify(self, held: Held, role: str = "root") -> SignX509:
         """What signs X.509 with a key, for :mod:`keyd.adapters.notary.rootcert`."""

@@ -224,7 +224,7 @@ class Publication:
             info = keys.get(keyid)
             if info is None or any(s.keyid == keyid for s in draft.signatures):
                 continue
-            held = self.ring.find(info.spki) if info.spki else None
+            held = self.ring.find_signer(draft.role, info.spki)
             if held is None:
                 continue
             try:
