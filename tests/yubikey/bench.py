@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from typing import Any, Self
 from cryptography import x509
 
 from tests.yubikey.model import Model
+from tests.yubikey.pause import Moment
 from tests.yubikey.process import CONTROL_SOCKET
 from tests.yubikey.touch import WINDOW_S, Person
 
@@ -65,8 +67,9 @@ class Bench:
         self.socket_path = folder / "pcscd.comm"
 
     @classmethod
-    def start(cls) -> Bench:
-        """Start one; it answers when this returns.
+    def start(cls, readers: int = 1) -> Bench:
+        """Start one; it answers when this returns. One or two readers, each with
+        two slots: 0 and 1, 2 and 3.
 
         Raises:
             RuntimeError: it did not come up; the text holds what it said.
@@ -76,7 +79,7 @@ class Bench:
         log = folder / "card.log"
         with log.open("wb") as said:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tests.yubikey.process", str(folder)],
+                [sys.executable, "-P", "-m", "tests.yubikey.process", str(folder), str(readers)],
                 stdin=subprocess.PIPE,
                 stdout=said,
                 stderr=said,
@@ -95,6 +98,7 @@ class Bench:
         if self._control is not None:
             self._control.close()
             self._control = None
+        self.resume()
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
@@ -165,6 +169,15 @@ class Bench:
     def start_pcscd(self) -> None:
         """pcscd is there again, the same socket, the same readers, and has seen the cards."""
         self.call("start_pcscd", within_s=_NOTICE_S)
+
+    def suspend(self) -> None:
+        """The readers and their cards say nothing any more, as on a machine that falls asleep;
+        no other order reaches them until resume()."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """They go on where they were."""
+        self._process.send_signal(signal.SIGCONT)
 
     def log(self) -> str:
         """What pcscd said."""
@@ -258,6 +271,24 @@ class EmulatedKey:
         """From now on each command and each private-key operation takes this long. A real
         YubiKey 5 takes some 3 ms, and 60 ms (P-256) to 250 ms (RSA 2048)."""
         self._call("latency", command_s=command_s, key_s=key_s)
+
+    def stop_at(self, moment: Moment, *, is_after: bool = False) -> None:
+        """The next command of this kind hangs until go_on() or a pull: before the card did
+        anything, or when it is done and not answered."""
+        self._call("stop_at", instruction=int(moment), is_after=is_after)
+
+    def wait_until_stopped(self, within_s: float = 10.0) -> None:
+        """Return when a command hangs.
+
+        Raises:
+            AssertionError: none does.
+        """
+        stopped = self._call("wait_until_stopped", within_s=within_s)
+        assert stopped, f"YubiKey {self.serial} was not asked for that"
+
+    def go_on(self) -> None:
+        """The command that hangs goes on, and none hangs from now on."""
+        self._call("go_on")
 
     def tries_left(self, pin: int = 3, puk: int = 3) -> None:
         """Somebody has tried: so many are left. 0 is blocked."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tests.yubikey.apdu import ApduLayer, CardError, Command, Sw, tlv
 from tests.yubikey.attestation import Maker
 from tests.yubikey.model import Model
+from tests.yubikey.pause import Pause
 from tests.yubikey.piv import AID as PIV_AID
 from tests.yubikey.piv import PivApplet
 from tests.yubikey.touch import TouchContact
@@ -41,6 +42,7 @@ class Card:
         self.contact = TouchContact()
         self.piv = PivApplet(model, maker, self.contact)
         self.latency = Latency()
+        self.pause = Pause()
         self.instructions: dict[int, int] = {}
         self._selected = b""
         self._apdus = ApduLayer(self._answer)
@@ -69,6 +71,12 @@ class Card:
 
     async def _answer(self, command: Command) -> bytes:
         self.instructions[command.ins] = self.instructions.get(command.ins, 0) + 1
+        await self.pause.before(command)
+        answer = await self._carry_out(command)
+        await self.pause.after(command)
+        return answer
+
+    async def _carry_out(self, command: Command) -> bytes:
         if command.ins == _SELECT:
             return self._select(command)
         if self._selected == PIV_AID:

@@ -14,7 +14,7 @@ from typing import Any
 from tests.yubikey.attestation import Maker
 from tests.yubikey.card import Card, Latency
 from tests.yubikey.model import FormFactor, Model
-from tests.yubikey.pcscd import READER, SLOTS, PrivatePcscd
+from tests.yubikey.pcscd import PrivatePcscd
 from tests.yubikey.touch import Person
 from tests.yubikey.transport import Plug
 
@@ -43,6 +43,9 @@ class Workbench:
             "age_touch": self._age_touch,
             "wait_for_blinking": self._wait_for_blinking,
             "latency": self._latency,
+            "stop_at": self._stop_at,
+            "wait_until_stopped": self._wait_until_stopped,
+            "go_on": self._go_on,
             "tries": self._tries,
             "factory_reset": self._factory_reset,
             "state": self._state,
@@ -76,7 +79,7 @@ class Workbench:
             "isolated": self._pcscd.isolated,
             "socket": str(self._pcscd.socket_path),
             "root": self._maker.root_pem,
-            "readers": [f"{READER} 00 {slot:02}" for slot in range(SLOTS)],
+            "readers": self._pcscd.readers,
             "pcscd": self._pcscd.pid,
         }
 
@@ -131,6 +134,20 @@ class Workbench:
 
     def _latency(self, serial: int, command_s: float, key_s: float) -> None:
         self._cards[serial].set_latency(Latency(command_s, key_s))
+
+    def _stop_at(self, serial: int, instruction: int, is_after: bool) -> None:
+        self._cards[serial].pause.arm(instruction, is_after=is_after)
+
+    async def _wait_until_stopped(self, serial: int, within_s: float) -> bool:
+        try:
+            async with asyncio.timeout(within_s):
+                await self._cards[serial].pause.reached.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _go_on(self, serial: int) -> None:
+        self._cards[serial].pause.end()
 
     def _tries(self, serial: int, pin: int, puk: int) -> None:
         piv = self._cards[serial].piv

@@ -21,10 +21,11 @@ from pathlib import Path
 PCSCD = Path("/usr/sbin/pcscd")
 DRIVERS = Path("/usr/lib/pcsc/drivers")
 DRIVER = DRIVERS / "serial/libifdvpcd.so"
-READER = "Yubico YubiKey OTP+FIDO+CCID"
+READERS = ("Yubico YubiKey OTP+FIDO+CCID", "Yubico YubiKey FIDO+CCID")
 """libykcs11 wants a name that starts with Yubico, yubikit one that contains "yubico yubikey".
-vpcd makes two slots of it: "... 00 00" and "... 00 01"."""
+vpcd makes two slots of each: "... 00 00" and "... 00 01"."""
 SLOTS = 2
+"""Of one reader."""
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWUSER = 0x10000000
@@ -65,19 +66,28 @@ def _mount(libc: ctypes.CDLL, source: bytes, target: bytes, kind: bytes, flags: 
 class PrivatePcscd:
     """pcscd and its socket below ``folder``. Start it from the main thread: it dies with it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, readers: int) -> None:
         self.socket_path = folder / "pcscd.comm"
         self._log = folder / "pcscd.log"
         self._configuration = folder / "readers"
         self._configuration.mkdir()
-        driver = folder / DRIVER.name
-        shutil.copy(DRIVER, driver)
+        # vpcd keeps its slots in variables of the library: one copy for each reader.
+        drivers = [folder / f"{number}-{DRIVER.name}" for number in range(readers)]
+        for driver in drivers:
+            shutil.copy(DRIVER, driver)
         self.isolated = isolate()
-        self.port = _FIRST_PORT_ALONE if self.isolated else _free_ports()
+        self.port = _FIRST_PORT_ALONE if self.isolated else _free_ports(readers * SLOTS)
+        ports = range(self.port, self.port + readers * SLOTS, SLOTS)
         (self._configuration / "yubikey").write_text(
-            f'FRIENDLYNAME "{READER}"\nDEVICENAME /dev/null:{self.port:#x}\nLIBPATH {driver}\n'
-            f"CHANNELID {self.port:#x}\n"
+            "".join(
+                f'FRIENDLYNAME "{name}"\nDEVICENAME /dev/null:{port:#x}\nLIBPATH {driver}\n'
+                f"CHANNELID {port:#x}\n"
+                for name, port, driver in zip(READERS[:readers], ports, drivers, strict=True)
+            )
         )
+        self.readers = [
+            f"{name} 00 {slot:02}" for name in READERS[:readers] for slot in range(SLOTS)
+        ]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -121,14 +131,14 @@ class PrivatePcscd:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
 
-def _free_ports() -> int:
-    """The first of SLOTS ports in a row that nobody listens on."""
+def _free_ports(count: int) -> int:
+    """The first of so many ports in a row that nobody listens on."""
     for _ in range(50):
         with contextlib.ExitStack() as held, contextlib.suppress(OSError):
             first = held.enter_context(socket.socket())
             first.bind(("", 0))
             port = int(first.getsockname()[1])
-            for offset in range(1, SLOTS):
+            for offset in range(1, count):
                 held.enter_context(socket.socket()).bind(("", port + offset))
             return port
     raise OSError("no ports for the virtual reader")

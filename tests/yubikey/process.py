@@ -1,4 +1,4 @@
-"""``python -m tests.yubikey.process FOLDER``: the card process of one bench.
+"""``python -m tests.yubikey.process FOLDER READERS``: the card process of one bench.
 
 It holds the cards, has pcscd for a child, and ends when its standard input does: when the test
 that started it ends, however it ends.
@@ -30,8 +30,8 @@ async def _until_input_ends() -> None:
     await ended.wait()
 
 
-async def _main(folder: Path) -> None:
-    pcscd = PrivatePcscd(folder)
+async def _main(folder: Path, readers: int) -> None:
+    pcscd = PrivatePcscd(folder, readers)
     pcscd.start()
     try:
         serving = asyncio.ensure_future(Workbench(pcscd).serve(folder / CONTROL_SOCKET))
@@ -48,4 +48,4 @@ async def _main(folder: Path) -> None:
 if __name__ == "__main__":
     # Ctrl-C reaches the whole group: the test ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    asyncio.run(_main(Path(sys.argv[1])))
+    asyncio.run(_main(Path(sys.argv[1]), int(sys.argv[2])))

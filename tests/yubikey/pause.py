@@ -1,0 +1,63 @@
+"""A card that stops in the middle of a command, so that a test can strike at that very moment."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import IntEnum
+
+from tests.yubikey.apdu import Command
+
+
+class Moment(IntEnum):
+    """The instruction that a card may stop at."""
+
+    VERIFY = 0x20
+    """A PIN is being compared. Asking whether one was is let through."""
+    CHANGE_PIN = 0x24
+    GENERATE = 0x47
+    SIGN = 0x87
+    """Also the proof of the management key."""
+    ATTEST = 0xF9
+
+
+class Pause:
+    """Of one card, once: at the next command of this kind. ``reached`` is set while it stops."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self._instruction: int | None = None
+        self._is_after = False
+        self._over = asyncio.Event()
+
+    def arm(self, instruction: int, *, is_after: bool) -> None:
+        """Stop there: before anything is done, or when all is done and only not answered."""
+        self._instruction, self._is_after = instruction, is_after
+        self._over.clear()
+
+    def end(self) -> None:
+        """Go on, and stop no more."""
+        self._instruction = None
+        self._over.set()
+
+    async def before(self, command: Command) -> None:
+        """The command has arrived."""
+        if not self._is_after:
+            await self._stop_at(command)
+
+    async def after(self, command: Command) -> None:
+        """It was carried out."""
+        if self._is_after:
+            await self._stop_at(command)
+
+    async def _stop_at(self, command: Command) -> None:
+        if command.ins != self._instruction:
+            return
+        if command.ins == Moment.VERIFY and not command.data:
+            return
+        self.reached.set()
+        try:
+            await self._over.wait()
+        finally:
+            # Also when the card is pulled: it is whole when it is plugged in again.
+            self._instruction = None
+            self.reached.clear()
