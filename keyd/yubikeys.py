@@ -36,6 +36,7 @@ from keyd.model import (
     YubiKeyDevice,
     check_secret,
 )
+from keyd.pluggedin import NotConfigured
 from keyd.slots import InSlots
 from keyd.unbroken import Unbroken
 
@@ -84,6 +85,7 @@ class YubiKeys:
         self._registry = registry
         self._approvals = approvals
         self._unbroken = Unbroken()
+        self.not_configured = NotConfigured(gate=gate, device=device, yubikeys=yubikeys)
 
     async def drain(self) -> None:
         """Wait until what callers left behind is finished."""

@@ -41,16 +41,22 @@ def _secrets(*named: tuple[str, str]) -> Callable[[click.Command], click.Command
 def list_(settings: Settings, token: str) -> int:
     """List the YubiKeys and what lies in their slots; spends no try.
 
-    Exit code 1 when one could not be read.
+    Without TOKEN also those that are plugged in and not configured yet, with what to add to
+    keyd.toml. Exit code 1 when one could not be read.
     """
-    from keyd.cli.yubikeyshapes import shown, yubikey_json
+    from keyd.cli.yubikeyshapes import plugged_in_json, plugged_in_text, shown, yubikey_json
+    from keyd.client import PluggedInList
 
     with settings.connect() as keyd:
         found = keyd.list_yubikeys(token)
+        others = PluggedInList((), "") if token else keyd.list_plugged_in()
+    parts = [*map(shown, found), *map(plugged_in_text, others.yubikeys)]
     settings.answer(
-        [yubikey_json(y) for y in found],
-        lambda: "\n\n".join(map(shown, found)) if found else "no YubiKeys you may see",
+        [*map(yubikey_json, found), *map(plugged_in_json, others.yubikeys)],
+        "\n\n".join(parts) or "no YubiKeys you may see",
     )
+    if others.problem:
+        output.warn(others.problem)
     return Exit.FAILED if any(y.state is None for y in found) else Exit.DONE
 
 

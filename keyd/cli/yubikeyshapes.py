@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 import textwrap
 
 from keyd.cli import output
-from keyd.client import Attestation, YubiKey, YubiKeySlot
+from keyd.client import Attestation, PluggedIn, YubiKey, YubiKeySlot
 
 
 def yubikey_json(y: YubiKey) -> dict[str, object]:
@@ -80,6 +81,44 @@ def shown(y: YubiKey) -> str:
 def _factory(y: YubiKey, factory: frozenset[str]) -> str:
     names = ", ".join(sorted(factory)).replace("-", " ")
     return f"{names}: everybody knows these; keydctl yubikey init {y.token} --factory"
+
+
+def plugged_in_json(y: PluggedIn) -> dict[str, object]:
+    """A YubiKey that is no token yet; ``token`` is empty, and ``configuration`` what makes it one
+    in keyd.toml."""
+    return {
+        "token": "",
+        "serial": y.serial,
+        "problem": "",
+        "firmware": y.firmware,
+        "form_factor": y.form_factor,
+        "reader": y.reader,
+        "configuration": _configuration(y),
+    }
+
+
+def plugged_in_text(y: PluggedIn) -> str:
+    """What it is, and how it becomes a token."""
+    head = output.fields(
+        [
+            ("not configured", f"YubiKey {y.serial}"),
+            ("firmware", y.firmware),
+            ("form factor", y.form_factor),
+            ("reader", y.reader),
+        ]
+    )
+    return (
+        f"{head}\n\nadd to keyd.toml of the daemon, then: systemctl restart keyd-server\n\n"
+        f"{textwrap.indent(_configuration(y).rstrip(), '    ')}"
+    )
+
+
+def _configuration(y: PluggedIn) -> str:
+    # TOML's basic strings are JSON's, for names of readers and files.
+    module = json.dumps(y.module)
+    return (
+        f'[[token]]\nname = "{y.token}"\nmodule = {module}\nserial = "{y.serial}"\npin = "prompt"\n'
+    )
 
 
 def attestation_json(a: Attestation) -> dict[str, object]:

@@ -179,6 +179,7 @@ class AsyncClient:
     lock = _method(tokencalls.lock)
     list_objects = _method(tokencalls.list_objects)
     list_yubikeys = _method(yubikeycalls.list_yubikeys)
+    list_plugged_in = _method(yubikeycalls.list_plugged_in)
     init_yubikey = _local(yubikeycalls.init_yubikey)
     change_pin = _local(yubikeycalls.change_pin)
     unblock_pin = _local(yubikeycalls.unblock_pin)

@@ -7,6 +7,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Concatenate, ParamSpec, TypeVar
@@ -76,6 +77,11 @@ def _streamed(make: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], It
         return self._stream(make(*args, **kwargs))
 
     return method
+
+
+Companion = Callable[["Client", str], AbstractContextManager[None]]
+"""Entered while a call is under way that may wait for a touch, with the client and the id of the
+call's request: as ``for_request_id``, :meth:`Client.watch_tokens` tells of it."""
 
 
 class Client:
@@ -174,6 +180,7 @@ class Client:
     lock = _method(tokencalls.lock)
     list_objects = _method(tokencalls.list_objects)
     list_yubikeys = _method(yubikeycalls.list_yubikeys)
+    list_plugged_in = _method(yubikeycalls.list_plugged_in)
     init_yubikey = _local(yubikeycalls.init_yubikey)
     change_pin = _local(yubikeycalls.change_pin)
     unblock_pin = _local(yubikeycalls.unblock_pin)

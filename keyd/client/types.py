@@ -89,6 +89,21 @@ class YubiKey:
 
 
 @dataclass(frozen=True, slots=True)
+class PluggedIn(model.PluggedIn):
+    """A YubiKey that no token is configured for. ``token``: a name for one that is not taken."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class PluggedInList:
+    """``problem``: why there may be more; empty when all readers were looked at."""
+
+    yubikeys: tuple[PluggedIn, ...]
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class Attested:
     """What a YubiKey has proven of one of its keys. ``registered_as``: KEY/versions/N, or empty."""
 

@@ -25,6 +25,17 @@ def list_yubikeys(token: str = "") -> Call[list[types.YubiKey]]:
     )
 
 
+def list_plugged_in() -> Call[types.PluggedInList]:
+    """YubiKeys in readers of the daemon's machine that no token is configured for."""
+    return call(
+        "TokenService/ListPluggedIn",
+        tokens_pb2.ListPluggedInRequest(),
+        tokens_pb2.ListPluggedInResponse,
+        lambda m: types.PluggedInList(tuple(_plugged_in(y) for y in m.yubikeys), m.problem),
+        repeatable=True,
+    )
+
+
 def init_yubikey(
     token: str, pin: Pin, puk: Pin, *, factory: bool, reason: str = ""
 ) -> Call[tuple[str, ...]]:
@@ -79,6 +90,17 @@ def write_slot_certificate(
         request,
         tokens_pb2.WriteSlotCertificateResponse,
         lambda _: None,
+    )
+
+
+def _plugged_in(message: tokens_pb2.PluggedIn) -> types.PluggedIn:
+    return types.PluggedIn(
+        serial=message.serial,
+        firmware=message.firmware,
+        form_factor=message.form_factor,
+        reader=message.reader,
+        module=message.module,
+        token=message.token,
     )
 
 

@@ -6,6 +6,7 @@ libykcs11 sets no policies, attests nothing and has no AES management key, so al
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -110,6 +111,9 @@ class YubiKeyHand:
         if what == "init":
             notes = self._init(piv, order.init)
             return pb.YubiKeyReport(done=pb.YubiKeyDone(notes=notes))
+        if what == "check_pin":
+            piv.verify_pin(order.check_pin.pin.decode())
+            return pb.YubiKeyReport(done=pb.YubiKeyDone())
         if what == "change_pin":
             piv.change_pin(order.change_pin.old_pin.decode(), order.change_pin.new_pin.decode())
             return pb.YubiKeyReport(done=pb.YubiKeyDone())

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 from smartcard.CardConnectionDecorator import CardConnectionDecorator
 from smartcard.Exceptions import SmartcardException
+from smartcard.pcsc.PCSCExceptions import BaseSCardException
+from smartcard.reader.Reader import Reader
 from smartcard.scard import (
     SCARD_LEAVE_CARD,
     SCARD_RESET_CARD,
@@ -32,26 +34,44 @@ def reach(token: str, serial: str) -> Iterator[ScardSmartCardConnection]:
     Raises:
         DeviceGoneError: it is in no reader.
     """
-    for reader in list_readers():
-        if "yubico yubikey" not in reader.name.lower():
-            continue
-        try:
-            connection = ScardSmartCardConnection(_LeftPowered(reader.createConnection()))
-        except SmartcardException:
-            continue
-        try:
-            with _alone(connection):
-                if str(PivSession(connection).get_serial()) != serial:
-                    continue
+    for reader in readers():
+        with open_alone(reader) as connection:
+            if connection is not None and str(PivSession(connection).get_serial()) == serial:
                 yield connection
                 return
-        finally:
-            connection.close()
     raise DeviceGoneError(
         f"YubiKey {serial} (token {token}) is in no reader",
         retry_after_s=RETRY_AFTER_S,
         token=token,
     )
+
+
+def readers() -> list[Reader]:
+    """The readers that are YubiKeys, whether one is in it or not.
+
+    Raises:
+        SmartcardException: PC/SC does not answer.
+    """
+    try:
+        return [r for r in list_readers() if "yubico yubikey" in r.name.lower()]
+    except BaseSCardException as error:
+        raise SmartcardException(str(error)) from error
+
+
+@contextlib.contextmanager
+def open_alone(reader: Reader) -> Iterator[ScardSmartCardConnection | None]:
+    """What lies in the reader, nobody else's turn until it is left; None where nothing does, or
+    another program lets nobody in."""
+    try:
+        connection = ScardSmartCardConnection(_LeftPowered(reader.createConnection()))
+    except SmartcardException:
+        yield None
+        return
+    try:
+        with _alone(connection):
+            yield connection
+    finally:
+        connection.close()
 
 
 class _LeftPowered(CardConnectionDecorator):  # type: ignore[misc]

@@ -8,14 +8,16 @@ from collections.abc import Callable
 from datetime import datetime
 
 from keyd.device.keeper import TokenKeeper
+from keyd.device.pluggedin import find_plugged_in
 from keyd.device.pool import DevicePool
 from keyd.device.v1 import device_pb2 as pb
-from keyd.errors import DeviceFaultError, KeydError
+from keyd.errors import DeviceFaultError, KeydError, TokenLockedError
 from keyd.model import (
     MadeInSlot,
     Pin,
     PinAttempts,
     PinPolicy,
+    PluggedIn,
     Slot,
     SlotContent,
     SlotOrder,
@@ -54,14 +56,19 @@ class PoolYubiKeys:
 
     async def change_pin(self, token: str, old: Pin, new: Pin) -> None:
         """See model.YubiKeyDevice."""
-        was_ready = self._pool.keeper(token).status().state is TokenState.READY
+        keeper = self._pool.keeper(token)
+        was_ready = keeper.status().state is TokenState.READY
+        if was_ready:
+            # Offered first, beside the sessions: a wrong one leaves them as they are, and what
+            # they hold is the right one still.
+            check = pb.YubiKeyCheckPin(pin=old.reveal().encode())
+            try:
+                await self._logged_in(keeper, pb.YubiKeyOrder(check_pin=check))
+            except TokenLockedError:
+                await keeper.refresh()  # that was the last try: the token says so itself
+                raise
         order = pb.YubiKeyChangePin(old_pin=old.reveal().encode(), new_pin=new.reveal().encode())
-        try:
-            await self._with_secrets(token, pb.YubiKeyOrder(change_pin=order))
-        except KeydError as error:
-            if was_ready:
-                error.hint += f"; it is locked meanwhile: keydctl token unlock {token}"
-            raise
+        await self._with_secrets(token, pb.YubiKeyOrder(change_pin=order))
         if was_ready:
             await self._pool.unlock(token, new)
 
@@ -102,6 +109,14 @@ class PoolYubiKeys:
         await self._logged_in(keeper, pb.YubiKeyOrder(write_certificate=wanted))
         await keeper.refresh()
 
+    async def plugged_in(self) -> tuple[list[PluggedIn], str]:
+        """See model.YubiKeyDevice."""
+        names = [token.name for token in self._pool.tokens()]
+        configs = [self._pool.keeper(name).config for name in names]
+        serials = {token.serial for token in self._pool.tokens()} | {c.serial for c in configs}
+        module = next((c.module for c in configs if c.is_yubikey), None)
+        return await find_plugged_in({s for s in serials if s}, module)
+
     async def _logged_in(self, keeper: TokenKeeper, order: pb.YubiKeyOrder) -> pb.YubiKeyReport:
         return (await keeper.ask(pb.Request(yubikey=order))).yubikey
 
@@ -109,11 +124,17 @@ class PoolYubiKeys:
         """Change secrets while no session of libykcs11 is logged in: one would offer the old PIN,
         which it keeps, at its next turn, and spend a try."""
         keeper = self._pool.keeper(token)
-        serial = keeper.status().serial
-        if serial:
-            await asyncio.to_thread(self._attempts.begin, serial, _ATTEMPT)
+        before = keeper.status()
+        if before.serial:
+            await asyncio.to_thread(self._attempts.begin, before.serial, _ATTEMPT)
         await keeper.lock()
-        return (await keeper.ask_aside(pb.Request(yubikey=order))).yubikey
+        try:
+            return (await keeper.ask_aside(pb.Request(yubikey=order))).yubikey
+        except KeydError as error:
+            if before.state is TokenState.READY:
+                locked = f"it is locked meanwhile: keydctl token unlock {token}"
+                error.hint = f"{error.hint}; {locked}" if error.hint else locked
+            raise
 
 
 def _statement(said: pb.YubiKeyAttestation) -> SlotStatement:

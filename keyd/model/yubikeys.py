@@ -186,8 +186,21 @@ class YubiKey:
 
 
 @dataclass(frozen=True, slots=True)
+class PluggedIn:
+    """A YubiKey in a reader that no token is configured for. ``reader``: PC/SC's name of it.
+    ``module``: path of libykcs11 on this machine."""
+
+    serial: str
+    firmware: str
+    form_factor: str
+    reader: str
+    module: str
+
+
+@dataclass(frozen=True, slots=True)
 class SlotOrder:
-    """A key pair to be made in a slot. ``label``: KEY/N, the certificate's common name."""
+    """A key pair to be made in a slot. ``label``: KEY/N, the certificate's common name.
+    ``purpose``: for the person who may have to touch the token for that certificate."""
 
     slot: Slot
     algorithm: KeyAlgorithm
@@ -223,12 +236,17 @@ class YubiKeyDevice(Protocol):
     async def look(self, token: str) -> YubiKey:
         """Read everything that takes no secret; works while the token is locked."""
 
+    async def plugged_in(self) -> tuple[list[PluggedIn], str]:
+        """Look for YubiKeys that are no tokens of ours; also why there may be more, or nothing.
+        Raises nothing."""
+
     async def init(self, token: str, pin: Pin, puk: Pin) -> tuple[str, ...]:
         """Use the factory's secrets once each to set these, and a random management key that lies
         behind the PIN. Answers what was left as it was. The token is LOCKED afterwards."""
 
     async def change_pin(self, token: str, old: Pin, new: Pin) -> None:
-        """One try of the old PIN. A token that was READY is READY again with the new one."""
+        """One try of the old PIN. A token that was READY is READY again with the new one; with
+        the old one where the try was wrong."""
 
     async def unblock(self, token: str, puk: Pin, new: Pin) -> None:
         """One try of the PUK. The token is LOCKED afterwards."""

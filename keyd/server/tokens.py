@@ -82,6 +82,15 @@ class TokenServicer:
         looked = await self._yubikeys.list(caller, token)
         return pb.ListYubiKeysResponse(yubikeys=[yubikey_wire.yubikey_message(y) for y in looked])
 
+    async def list_plugged_in(
+        self, caller: Caller, _: pb.ListPluggedInRequest
+    ) -> pb.ListPluggedInResponse:
+        """YubiKeys that are no tokens yet."""
+        seen, problem = await self._yubikeys.not_configured.list(caller)
+        return pb.ListPluggedInResponse(
+            yubikeys=[yubikey_wire.plugged_in_message(s) for s in seen], problem=problem
+        )
+
     async def init_yubi_key(
         self, caller: Caller, message: pb.InitYubiKeyRequest
     ) -> pb.InitYubiKeyResponse:

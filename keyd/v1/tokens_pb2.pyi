@@ -553,6 +553,81 @@ class YubiKeySlot(_message.Message):
 Global___YubiKeySlot: _TypeAlias = YubiKeySlot  # noqa: Y015
 
 @_typing.final
+class ListPluggedInRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPluggedInRequest: _TypeAlias = ListPluggedInRequest  # noqa: Y015
+
+@_typing.final
+class ListPluggedInResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    YUBIKEYS_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    problem: _builtins.str
+    """Why there may be more: PC/SC, or a YubiKey that another program holds, does not answer."""
+    @_builtins.property
+    def yubikeys(self) -> _containers.RepeatedCompositeFieldContainer[Global___PluggedIn]: ...
+    def __init__(
+        self,
+        *,
+        yubikeys: _abc.Iterable[Global___PluggedIn] | None = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["problem", b"problem", "yubikeys", b"yubikeys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPluggedInResponse: _TypeAlias = ListPluggedInResponse  # noqa: Y015
+
+@_typing.final
+class PluggedIn(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIAL_FIELD_NUMBER: _builtins.int
+    FIRMWARE_FIELD_NUMBER: _builtins.int
+    FORM_FACTOR_FIELD_NUMBER: _builtins.int
+    READER_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    MODULE_FIELD_NUMBER: _builtins.int
+    serial: _builtins.str
+    firmware: _builtins.str
+    form_factor: _builtins.str
+    reader: _builtins.str
+    """As PC/SC calls it."""
+    token: _builtins.str
+    """A name for its token that is not taken, and the module for it on the daemon's machine."""
+    module: _builtins.str
+    def __init__(
+        self,
+        *,
+        serial: _builtins.str = ...,
+        firmware: _builtins.str = ...,
+        form_factor: _builtins.str = ...,
+        reader: _builtins.str = ...,
+        token: _builtins.str = ...,
+        module: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["firmware", b"firmware", "form_factor", b"form_factor", "module", b"module", "reader", b"reader", "serial", b"serial", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PluggedIn: _TypeAlias = PluggedIn  # noqa: Y015
+
+@_typing.final
 class InitYubiKeyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

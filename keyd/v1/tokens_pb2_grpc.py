@@ -65,6 +65,11 @@ class TokenServiceStub(object):
                 request_serializer=keyd_dot_v1_dot_tokens__pb2.ListYubiKeysRequest.SerializeToString,
                 response_deserializer=keyd_dot_v1_dot_tokens__pb2.ListYubiKeysResponse.FromString,
                 _registered_method=True)
+        self.ListPluggedIn = channel.unary_unary(
+                '/keyd.v1.TokenService/ListPluggedIn',
+                request_serializer=keyd_dot_v1_dot_tokens__pb2.ListPluggedInRequest.SerializeToString,
+                response_deserializer=keyd_dot_v1_dot_tokens__pb2.ListPluggedInResponse.FromString,
+                _registered_method=True)
         self.InitYubiKey = channel.unary_unary(
                 '/keyd.v1.TokenService/InitYubiKey',
                 request_serializer=keyd_dot_v1_dot_tokens__pb2.InitYubiKeyRequest.SerializeToString,
@@ -139,6 +144,14 @@ class TokenServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPluggedIn(self, request, context):
+        """YubiKeys in readers that no token is configured for, as far as the caller may see tokens of the
+        names suggested for them. Spends no try.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def InitYubiKey(self, request, context):
         """Sets PIN, PUK and a random management key of a YubiKey that is as at the factory, whose
         secrets are tried for that once each. Refused over TCP, as all that carries secrets here.
@@ -208,6 +221,11 @@ def add_TokenServiceServicer_to_server(servicer, server):
                     servicer.ListYubiKeys,
                     request_deserializer=keyd_dot_v1_dot_tokens__pb2.ListYubiKeysRequest.FromString,
                     response_serializer=keyd_dot_v1_dot_tokens__pb2.ListYubiKeysResponse.SerializeToString,
+            ),
+            'ListPluggedIn': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPluggedIn,
+                    request_deserializer=keyd_dot_v1_dot_tokens__pb2.ListPluggedInRequest.FromString,
+                    response_serializer=keyd_dot_v1_dot_tokens__pb2.ListPluggedInResponse.SerializeToString,
             ),
             'InitYubiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.InitYubiKey,
@@ -398,6 +416,33 @@ class TokenService(object):
             '/keyd.v1.TokenService/ListYubiKeys',
             keyd_dot_v1_dot_tokens__pb2.ListYubiKeysRequest.SerializeToString,
             keyd_dot_v1_dot_tokens__pb2.ListYubiKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPluggedIn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyd.v1.TokenService/ListPluggedIn',
+            keyd_dot_v1_dot_tokens__pb2.ListPluggedInRequest.SerializeToString,
+            keyd_dot_v1_dot_tokens__pb2.ListPluggedInResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,10 @@ class TokenServiceStub:
     """Key pairs on a token, registered or not."""
     ListYubiKeys: _grpc.UnaryUnaryMultiCallable[_tokens_pb2.ListYubiKeysRequest, _tokens_pb2.ListYubiKeysResponse]
     """The YubiKeys among the tokens the caller may see, with what lies in their slots. Spends no try."""
+    ListPluggedIn: _grpc.UnaryUnaryMultiCallable[_tokens_pb2.ListPluggedInRequest, _tokens_pb2.ListPluggedInResponse]
+    """YubiKeys in readers that no token is configured for, as far as the caller may see tokens of the
+    names suggested for them. Spends no try.
+    """
     InitYubiKey: _grpc.UnaryUnaryMultiCallable[_tokens_pb2.InitYubiKeyRequest, _tokens_pb2.InitYubiKeyResponse]
     """Sets PIN, PUK and a random management key of a YubiKey that is as at the factory, whose
     secrets are tried for that once each. Refused over TCP, as all that carries secrets here.
@@ -81,6 +85,10 @@ class TokenServiceAsyncStub(TokenServiceStub):
     """Key pairs on a token, registered or not."""
     ListYubiKeys: _aio.UnaryUnaryMultiCallable[_tokens_pb2.ListYubiKeysRequest, _tokens_pb2.ListYubiKeysResponse]  # type: ignore[assignment]
     """The YubiKeys among the tokens the caller may see, with what lies in their slots. Spends no try."""
+    ListPluggedIn: _aio.UnaryUnaryMultiCallable[_tokens_pb2.ListPluggedInRequest, _tokens_pb2.ListPluggedInResponse]  # type: ignore[assignment]
+    """YubiKeys in readers that no token is configured for, as far as the caller may see tokens of the
+    names suggested for them. Spends no try.
+    """
     InitYubiKey: _aio.UnaryUnaryMultiCallable[_tokens_pb2.InitYubiKeyRequest, _tokens_pb2.InitYubiKeyResponse]  # type: ignore[assignment]
     """Sets PIN, PUK and a random management key of a YubiKey that is as at the factory, whose
     secrets are tried for that once each. Refused over TCP, as all that carries secrets here.
@@ -148,6 +156,16 @@ class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tokens_pb2.ListYubiKeysResponse, _abc.Awaitable[_tokens_pb2.ListYubiKeysResponse]]:
         """The YubiKeys among the tokens the caller may see, with what lies in their slots. Spends no try."""
+
+    @_abc_1.abstractmethod
+    def ListPluggedIn(
+        self,
+        request: _tokens_pb2.ListPluggedInRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tokens_pb2.ListPluggedInResponse, _abc.Awaitable[_tokens_pb2.ListPluggedInResponse]]:
+        """YubiKeys in readers that no token is configured for, as far as the caller may see tokens of the
+        names suggested for them. Spends no try.
+        """
 
     @_abc_1.abstractmethod
     def InitYubiKey(

@@ -18,6 +18,7 @@ from keyd.model import (
     KeyDemand,
     MadeInSlot,
     Pin,
+    PluggedIn,
     Principal,
     Slot,
     SlotContent,
@@ -41,12 +42,17 @@ class UntouchedYubiKeys:
 
     def __init__(self) -> None:
         self.content: tuple[SlotContent, ...] = ()
+        self.looked_around = 0
         self.factory = frozenset({"pin", "puk", "management-key"})
 
     async def look(self, token: str) -> YubiKey:
         return YubiKey(
             "1234567", "5.4.3", "", 3, 3, 3, 3, self.factory, "TDES", False, self.content
         )
+
+    async def plugged_in(self) -> tuple[list[PluggedIn], str]:
+        self.looked_around += 1
+        return [PluggedIn("7654321", "5.7.1", "Nano", "reader", "/libykcs11.so")], "one is silent"
 
     async def init(self, token: str, pin: Pin, puk: Pin) -> tuple[str, ...]:
         raise AssertionError("it was reached")
@@ -121,6 +127,17 @@ async def test_a_stranger_learns_nothing_of_a_token(office: Office) -> None:
         with pytest.raises(PolicyDeniedError, match="denied, or no such name"):
             await call
     assert list(await office.yubikeys.list(STRANGER)) == []
+
+
+async def test_a_yubikey_that_is_no_token_is_shown_to_those_who_may_see_the_token_it_would_be(
+    office: Office,
+) -> None:
+    seen, problem = await office.yubikeys.not_configured.list(ADMIN)
+    assert [(s.token, s.yubikey.serial) for s in seen] == [("yubikey-7654321", "7654321")]
+    assert problem == "one is silent"
+
+    assert await office.yubikeys.not_configured.list(STRANGER) == ((), "")
+    assert office.card.looked_around == 1, "a stranger makes nobody look"
 
 
 async def test_factory_secrets_are_not_tried_unless_somebody_says_so(office: Office) -> None:

@@ -792,6 +792,7 @@ class YubiKeyOrder(_message.Message):
     GENERATE_FIELD_NUMBER: _builtins.int
     ATTEST_FIELD_NUMBER: _builtins.int
     WRITE_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    CHECK_PIN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def look(self) -> Global___YubiKeyLook: ...
     @_builtins.property
@@ -806,6 +807,8 @@ class YubiKeyOrder(_message.Message):
     def attest(self) -> Global___YubiKeyAttest: ...
     @_builtins.property
     def write_certificate(self) -> Global___YubiKeyWriteCertificate: ...
+    @_builtins.property
+    def check_pin(self) -> Global___YubiKeyCheckPin: ...
     def __init__(
         self,
         *,
@@ -816,12 +819,13 @@ class YubiKeyOrder(_message.Message):
         generate: Global___YubiKeyGenerate | None = ...,
         attest: Global___YubiKeyAttest | None = ...,
         write_certificate: Global___YubiKeyWriteCertificate | None = ...,
+        check_pin: Global___YubiKeyCheckPin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attest", b"attest", "change_pin", b"change_pin", "generate", b"generate", "init", b"init", "look", b"look", "unblock", b"unblock", "what", b"what", "write_certificate", b"write_certificate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attest", b"attest", "change_pin", b"change_pin", "check_pin", b"check_pin", "generate", b"generate", "init", b"init", "look", b"look", "unblock", b"unblock", "what", b"what", "write_certificate", b"write_certificate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attest", b"attest", "change_pin", b"change_pin", "generate", b"generate", "init", b"init", "look", b"look", "unblock", b"unblock", "what", b"what", "write_certificate", b"write_certificate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attest", b"attest", "change_pin", b"change_pin", "check_pin", b"check_pin", "generate", b"generate", "init", b"init", "look", b"look", "unblock", b"unblock", "what", b"what", "write_certificate", b"write_certificate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["look", "init", "change_pin", "unblock", "generate", "attest", "write_certificate"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["look", "init", "change_pin", "unblock", "generate", "attest", "write_certificate", "check_pin"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
@@ -1047,6 +1051,27 @@ class YubiKeyChangePin(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___YubiKeyChangePin: _TypeAlias = YubiKeyChangePin  # noqa: Y015
+
+@_typing.final
+class YubiKeyCheckPin(_message.Message):
+    """Offers it and changes nothing; a wrong one spends a try."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIN_FIELD_NUMBER: _builtins.int
+    pin: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        pin: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pin", b"pin"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___YubiKeyCheckPin: _TypeAlias = YubiKeyCheckPin  # noqa: Y015
 
 @_typing.final
 class YubiKeyUnblock(_message.Message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from keyd.errors import InvalidRequestError
 from keyd.model import Pin
+from keyd.pluggedin import Suggested
 from keyd.server.wire import keys as key_wire
 from keyd.server.wire.fields import check_size
 from keyd.server.wire.tokens import MAX_PIN_BYTES
@@ -64,6 +65,19 @@ def yubikey_message(looked: Looked) -> pb.YubiKey:
             )
             for content in found.slots
         ],
+    )
+
+
+def plugged_in_message(found: Suggested) -> pb.PluggedIn:
+    """A YubiKey that is no token yet."""
+    yubikey = found.yubikey
+    return pb.PluggedIn(
+        serial=yubikey.serial,
+        firmware=yubikey.firmware,
+        form_factor=yubikey.form_factor,
+        reader=yubikey.reader,
+        token=found.token,
+        module=yubikey.module,
     )
 
 

@@ -1,0 +1,109 @@
+"""YubiKeys that lie in readers and that no token host knows.
+
+Who asks is a process of its own, for the length of one question: the daemon itself loads neither
+pyscard nor yubikit, and a YubiKey that another program holds lets everybody wait. It offers no PIN.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+from keyd.model import PluggedIn
+
+_PATIENCE_S = 5.0
+_LIBRARIES = Path("/usr/lib")
+_LIBRARY = "libykcs11.so*"
+_MANY_BYTES = 65536
+
+
+async def find_plugged_in(
+    configured: Collection[str], module: Path | None, *, patience_s: float = _PATIENCE_S
+) -> tuple[list[PluggedIn], str]:
+    """The YubiKeys with other serials than ``configured``, and why there may be more; empty when
+    all were looked at. ``module``: libykcs11, where a token names it already."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "keyd.device.pluggedin", *sorted(configured)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    found, problem = [], f"a YubiKey did not answer within {patience_s:g} s; is it being touched?"
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(patience_s):
+            # One line for each, so that what was told before a silence counts.
+            while line := await process.stdout.readline():
+                told = json.loads(line)
+                if "done" in told:
+                    problem = told["done"]
+                    break
+                found.append(PluggedIn(**told, module=str(module or _library())))
+            else:
+                problem = "the search for YubiKeys ended early; see the daemon's journal"
+    except TimeoutError:
+        pass
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+    return found, problem
+
+
+def _library() -> Path:
+    """libykcs11 on this machine: the newest of those there are, else where Debian would put it."""
+    found = sorted(_LIBRARIES.glob(f"**/{_LIBRARY}"), key=lambda file: len(file.name))
+    return found[0] if found else _LIBRARIES / "x86_64-linux-gnu/libykcs11.so.2"
+
+
+# ------------------------------------------------------------- from here on: the child process
+
+
+def _look(configured: Collection[str]) -> str:
+    """Print a line for each; the problem, or nothing."""
+    try:
+        from smartcard.Exceptions import SmartcardException
+        from yubikit.core import CommandError
+        from yubikit.management import ManagementSession
+        from yubikit.piv import PivSession
+
+        from keyd.device.yubikey_card import open_alone, readers
+    except ImportError as error:
+        return f"{error.name} is missing on the daemon's machine: pip install 'keyd[yubikey]'"
+    problem = ""
+    try:
+        for reader in readers():
+            try:
+                with open_alone(reader) as connection:
+                    if connection is None:
+                        continue
+                    serial = str(PivSession(connection).get_serial())
+                    if serial in configured:
+                        continue
+                    info = ManagementSession(connection).read_device_info()
+            except (CommandError, SmartcardException) as error:
+                problem = f"the YubiKey in {reader.name} does not answer: {error}"
+                continue
+            _tell(
+                serial=serial,
+                firmware=str(info.version),
+                form_factor=str(info.form_factor),
+                reader=reader.name,
+            )
+    except SmartcardException as error:
+        return f"pcscd does not answer on the daemon's machine: {error}"
+    return problem
+
+
+def _tell(**words: str) -> None:
+    sys.stdout.write(f"{json.dumps(words)}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _tell(done=_look(sys.argv[1:]))
