@@ -34,7 +34,7 @@ from keyd.model import (
     TokenObject,
     VersionState,
 )
-from keyd.proving import check_attributes, check_signs
+from keyd.proving import check_attributes, check_signs, proof_of
 
 
 class Adoption:
@@ -111,7 +111,8 @@ class Adoption:
             effects.append(InsertKey(key))
         elif (key.algorithm, key.token) != (found.algorithm, token):
             raise KeyExistsError(f"{name} is a {key.algorithm} key on token {key.token}", key=name)
-        await check_signs(self._device, token, found.algorithm, key.scheme, found)
+        purpose = proof_of(caller, name, number)
+        await check_signs(self._device, token, found.algorithm, key.scheme, found, purpose)
         version = KeyVersion(
             key=name,
             number=number,

@@ -37,7 +37,7 @@ from keyd.model import (
     UpdateVersion,
     VersionState,
 )
-from keyd.proving import check_attributes, check_serial, check_signs
+from keyd.proving import check_attributes, check_serial, check_signs, proof_of
 from keyd.unbroken import Unbroken
 
 log = logging.getLogger(__name__)
@@ -187,7 +187,8 @@ class Enrolment:
         found = made.found
         check_attributes(found)
         if not made.is_tested:
-            await check_signs(self._device, key.token, key.algorithm, key.scheme, found)
+            purpose = proof_of(caller, key.name, version.number)
+            await check_signs(self._device, key.token, key.algorithm, key.scheme, found, purpose)
         ids = publickeys.keyids(found.public_key, key.scheme)
         done = replace(
             version,

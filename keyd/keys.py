@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 from keyd import publickeys
 from keyd.adoptedkeys import AdoptedKeys
@@ -51,6 +52,7 @@ from keyd.model import (
     VersionState,
     check_name,
 )
+from keyd.proving import proof_of
 from keyd.slots import InSlots
 
 
@@ -156,7 +158,7 @@ class Keys(AdoptedKeys):
             before=(*consent, InsertKey(key)),
             said=new.said,
             details=details | self._approvals.details(consent),
-            make=self._maker(token, order),
+            make=self._maker(caller, key, version, order),
         )
         return self._gate.existing(new.name)
 
@@ -185,11 +187,14 @@ class Keys(AdoptedKeys):
             await self._gate.refuse(caller, Action.CREATE, new.name, e)
             raise
 
-    def _maker(self, token: str, order: SlotOrder | None) -> Callable[[], Awaitable[Made]] | None:
+    def _maker(
+        self, caller: Caller, key: Key, version: KeyVersion, order: SlotOrder | None
+    ) -> Callable[[], Awaitable[Made]] | None:
         slots = self._slots
         if order is None or slots is None:
             return None
-        return lambda: slots.make(token, order)
+        told = replace(order, purpose=proof_of(caller, key.name, version.number))
+        return lambda: slots.make(key.token, told)
 
     async def rotate(
         self,
@@ -257,7 +262,7 @@ class Keys(AdoptedKeys):
                 activate=at_once,
                 said=said,
                 details=self._approvals.details(consent),
-                make=self._maker(key.token, order),
+                make=self._maker(caller, key, version, order),
             )
         except KeyExistsError as e:
             raise RotationConflictError(

@@ -14,6 +14,7 @@ from keyd.errors import (
     WrongTokenError,
 )
 from keyd.model import (
+    Caller,
     Device,
     Digest,
     KeyAlgorithm,
@@ -95,10 +96,22 @@ def check_attributes(found: TokenObject) -> None:
         )
 
 
+def proof_of(caller: Caller, key: str, number: int) -> Purpose:
+    """What the person at the token reads while a new key version proves that it signs."""
+    what = f"to prove that version {number} signs"
+    return Purpose(key, what, caller.principal.id, caller.request_id)
+
+
 async def check_signs(
-    device: Device, token: str, algorithm: KeyAlgorithm, scheme: Scheme, found: TokenObject
+    device: Device,
+    token: str,
+    algorithm: KeyAlgorithm,
+    scheme: Scheme,
+    found: TokenObject,
+    purpose: Purpose,
 ) -> None:
-    """Have the key pair sign random bytes and verify it; the signature goes nowhere.
+    """Have the key pair sign random bytes and verify it; the signature goes nowhere. ``purpose``:
+    see :func:`proof_of`.
 
     Raises:
         BadSignatureError: private and public key do not belong together.
@@ -115,7 +128,7 @@ async def check_signs(
         scheme=scheme,
         payload=signed.value if isinstance(signed, Digest) else signed,
         serial=found.serial,
-        purpose=Purpose(what="to prove that a key signs"),
+        purpose=purpose,
     )
     (answer,) = await device.sign(token, [job])
     if isinstance(answer, KeydError):

@@ -40,6 +40,22 @@ def _all(status: TokenStatus) -> list[Purpose]:
     return [*blinking, *(call.purpose for call in status.waiting)]
 
 
+def _before(caller: Caller, status: TokenStatus, asked: str) -> int:
+    """Signatures that come before the next one of the request; 0 where it is its turn."""
+
+    def is_its(purpose: Purpose) -> bool:
+        return _is_of(caller, purpose) and purpose.request_id == asked
+
+    if status.touch is not None and is_its(status.touch.purpose):
+        return 0
+    before = 1 if status.touch is not None else 0
+    for call in status.waiting:
+        if is_its(call.purpose):
+            return before
+        before += call.signatures
+    return 0
+
+
 class Tokens:
     """Decides who may touch a token, and writes down what came of it."""
 
@@ -89,6 +105,8 @@ class Tokens:
         while True:
             for status in self._watched(caller, token, asked, told):
                 shown = self._shown_status(caller, status)
+                if asked:
+                    shown = replace(shown, before=_before(caller, status, asked))
                 if told.get(shown.name) != shown:
                     told[shown.name] = shown
                     yield shown

@@ -25,7 +25,7 @@ class Settings:
     deadline_s: float | None = None
 
     def connect(self) -> Client:
-        """The client for the daemon that was meant.
+        """The client for the daemon that was meant; it tells of touches it waits for.
 
         Raises:
             ConfigError: a bad endpoint, profile or client.toml.
@@ -33,11 +33,12 @@ class Settings:
         """
         import logging
 
+        from keyd.cli.touches import accompanied
         from keyd.client import Client
 
         # The client warns about checkpoints through logging; a person has to see that.
         logging.basicConfig(level=logging.WARNING, format=f"{output.PROGRAM}: warning: %(message)s")
-        return Client(self.endpoint, profile=self.profile, deadline_s=self.deadline_s)
+        return accompanied(Client(self.endpoint, profile=self.profile, deadline_s=self.deadline_s))
 
     def answer(self, value: object, text: str | Callable[[], str]) -> None:
         """Write the result: ``value`` as JSON when that was asked for, else the text."""

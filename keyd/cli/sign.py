@@ -13,7 +13,6 @@ from keyd.cli import output
 from keyd.cli.exits import Exit
 from keyd.cli.settings import Command, Settings
 from keyd.cli.signwait import WaitingCommand, advise, sign_when_approved, wait_time
-from keyd.cli.touches import telling_touches
 
 if TYPE_CHECKING:
     from keyd.client import Signature
@@ -86,8 +85,7 @@ def sign(
     with settings.connect() as keyd:
 
         def ask() -> Signature:
-            with telling_touches(lambda id: keyd.watch_tokens(for_request_id=id)) as request_id:
-                return keyd.sign_one(request, request_id=request_id)
+            return keyd.sign_one(request)
 
         try:
             signed = ask()

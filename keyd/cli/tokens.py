@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING
 import click
 
 from keyd.cli import output
+from keyd.cli.durations import duration
 from keyd.cli.exits import Exit
+from keyd.cli.finishing import tell_of_finishing
 from keyd.cli.settings import Group, Settings
+from keyd.cli.tokenshapes import object_json, objects_table, token_json, tokens_table
 
 if TYPE_CHECKING:
-    from keyd.client import TokenObject
-    from keyd.model import Pin, TokenStatus
+    from keyd.model import Pin
 
 _MAX_PIN_BYTES = 255
+_STATES = ("ABSENT", "LOCKED", "READY", "PIN_LOCKED", "FAULTED")
 
 
 @click.group(cls=Group)
 def token() -> None:
-    """Show tokens, unlock and lock them."""
+    """Show tokens and what they ask of people, unlock and lock them."""
 
 
 @token.command("list")
@@ -29,7 +32,34 @@ def list_(settings: Settings) -> None:
     """List the tokens and their state."""
     with settings.connect() as keyd:
         tokens = keyd.list_tokens()
-    settings.answer([token_json(t) for t in tokens], lambda: _table(tokens))
+    settings.answer([token_json(t) for t in tokens], lambda: tokens_table(tokens))
+
+
+@token.command()
+@click.argument("token", metavar="[NAME]", required=False, default="")
+@click.option("--until", type=click.Choice(_STATES), help="End when the tokens are in this state.")
+@click.option("--timeout", type=duration, help="With --until: how long that may take, as 30s.")
+@click.pass_obj
+def watch(settings: Settings, token: str, until: str | None, timeout: int | None) -> None:
+    """Show tokens, and which one to touch for whom, as it comes, until you stop it.
+
+    For the screen beside the keys: on a terminal each touch rings, and the seconds are counted
+    down. With --json one document in a line. A daemon that is started again is waited for.
+    With --until the exit code is 0 once the tokens are in that state, and 4 after --timeout.
+    """
+    from keyd.cli.tokenwatch import Watch
+    from keyd.model import TokenState
+
+    if timeout is not None and until is None:
+        raise click.UsageError("--timeout goes with --until")
+    with settings.connect() as keyd:
+        Watch(
+            keyd,
+            token,
+            until=TokenState(until) if until else None,
+            timeout_s=timeout,
+            as_json=settings.json,
+        ).run()
 
 
 @token.command()
@@ -43,11 +73,13 @@ def unlock(
 ) -> None:
     """Log in to a token with its user PIN.
 
-    The PIN is asked for on the terminal. It is never an argument: other users see those.
+    The PIN is asked for on the terminal. It is never an argument: other users see those. Keys
+    that were being made when the token went away are finished then, which may take a touch.
     """
     pin = None if configured else _read_pin(token, pin_stdin)
     with settings.connect() as keyd:
         now = keyd.unlock(token, pin, spend_last_try=spend_last_try)
+        tell_of_finishing(keyd, token)
     settings.answer(token_json(now), f"{now.name} is {now.state}")
 
 
@@ -72,7 +104,7 @@ def objects(settings: Settings, token: str) -> int:
     """
     with settings.connect() as keyd:
         found = keyd.list_objects(token)
-    settings.answer([object_json(o) for o in found], lambda: _objects_table(found))
+    settings.answer([object_json(o) for o in found], lambda: objects_table(found))
     loose = [o for o in found if o.extractable or not o.sensitive]
     for o in loose:
         output.warn(f"{o.label or o.object_id.hex()}: the private key can leave the token")
@@ -93,74 +125,3 @@ def _read_pin(token: str, pin_stdin: bool) -> Pin:
     if not pin:
         raise click.UsageError("the PIN is empty; --configured uses the daemon's own source")
     return Pin(pin)
-
-
-def token_json(t: TokenStatus) -> dict[str, object]:
-    """A token's stable keys."""
-    return {
-        "name": t.name,
-        "state": t.state.value,
-        "detail": t.detail,
-        "serial": t.serial,
-        "label": t.label,
-        "model": t.model,
-        "manufacturer": t.manufacturer,
-        "firmware": t.firmware,
-        "pin_state": t.pin_state,
-        "hosts": t.hosts,
-        "queued": t.queued,
-    }
-
-
-def object_json(o: TokenObject) -> dict[str, object]:
-    """A key pair's stable keys."""
-    import base64
-
-    return {
-        "object_id": o.object_id.hex(),
-        "label": o.label,
-        "algorithm": o.algorithm.value if o.algorithm else "",
-        "public_key": base64.b64encode(o.public_key).decode(),
-        "registered_as": o.registered_as,
-        "sensitive": o.sensitive,
-        "extractable": o.extractable,
-        "always_sensitive": o.always_sensitive,
-        "never_extractable": o.never_extractable,
-        "local": o.local,
-    }
-
-
-def _table(tokens: list[TokenStatus]) -> str:
-    rows = [
-        (
-            t.name,
-            t.state,
-            t.serial,
-            t.label,
-            f"{t.model} {t.firmware}".strip(),
-            t.pin_state,
-            t.queued,
-        )
-        for t in tokens
-    ]
-    lines = [
-        output.table(("NAME", "STATE", "SERIAL", "LABEL", "MODEL", "PIN", "QUEUED"), rows),
-        *(f"{t.name}: {t.detail}" for t in tokens if t.detail),
-    ]
-    return "\n".join(lines) if tokens else "no tokens you may see"
-
-
-def _objects_table(found: list[TokenObject]) -> str:
-    rows = [
-        (
-            o.object_id.hex(),
-            o.label,
-            o.algorithm or "other",
-            o.registered_as,
-            "yes" if o.sensitive and not o.extractable else "NO",
-            "yes" if o.local else "no",
-        )
-        for o in found
-    ]
-    headers = ("OBJECT ID", "LABEL", "ALGORITHM", "REGISTERED AS", "STAYS INSIDE", "MADE THERE")
-    return output.table(headers, rows) if found else "no key pairs"

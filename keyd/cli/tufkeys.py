@@ -22,7 +22,7 @@ from keyd.adapters.tufrepo.keyring import KeyRing, SigningKey
 from keyd.adapters.tufrepo.repository import Repository, RoleKeys
 from keyd.adapters.uri import SCHEME, KeydUri
 from keyd.cli.settings import Settings
-from keyd.cli.touches import touches_of
+from keyd.cli.touches import accompanied
 from keyd.errors import InvalidRequestError, KeydError, RepositoryError
 from keyd.model import Key
 
@@ -62,7 +62,7 @@ class Session:
         """The repository in a folder; ``made``: settings of one that is about to be made."""
         folder = Folder(path)
         found = made or tufsettings.read(folder)
-        ring = KeyRing(found, self.client, extra or {}, reason=reason, waiting=touches_of)
+        ring = KeyRing(found, self.client, extra or {}, reason=reason, accompanied=accompanied)
         return Repository(folder, found, ring, functools.partial(datetime.now, UTC))
 
     def find(self, text: str, repository: str = "", role: str = "") -> SigningKey:

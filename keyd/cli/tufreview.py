@@ -14,7 +14,7 @@ from keyd.adapters.tufrepo.keyring import KeyRing
 from keyd.cli import output, tufbundle, tufshapes
 from keyd.cli.exits import Exit
 from keyd.cli.settings import Command, Settings
-from keyd.cli.touches import touches_of
+from keyd.cli.touches import accompanied
 from keyd.cli.tufkeys import FOLDER, Session, signer_uris
 from keyd.errors import RepositoryError
 
@@ -147,5 +147,9 @@ def _ring(
 ) -> KeyRing:
     found = tufsettings.find(folder) if folder else None
     return KeyRing(
-        found or tufsettings.Settings(""), session.client, extra, reason=reason, waiting=touches_of
+        found or tufsettings.Settings(""),
+        session.client,
+        extra,
+        reason=reason,
+        accompanied=accompanied,
     )

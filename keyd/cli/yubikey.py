@@ -109,7 +109,7 @@ def change_pin(
     settings: Settings, token: str, reason: str, old_pin_fd: int | None, new_pin_fd: int | None
 ) -> None:
     """Change the PIN. A wrong old one costs one of the tries."""
-    from keyd.cli.tokens import token_json
+    from keyd.cli.tokenshapes import token_json
 
     old = read_secret(f"PIN of {token} as it is", old_pin_fd, "--old-pin-fd")
     new = read_secret(f"New PIN of {token}", new_pin_fd, "--new-pin-fd", twice=True)
@@ -127,7 +127,7 @@ def unblock(
     settings: Settings, token: str, reason: str, puk_fd: int | None, new_pin_fd: int | None
 ) -> None:
     """Set a new PIN with the PUK. A wrong PUK costs one of its tries."""
-    from keyd.cli.tokens import token_json
+    from keyd.cli.tokenshapes import token_json
 
     puk = read_secret(f"PUK of {token}", puk_fd, "--puk-fd")
     new = read_secret(f"New PIN of {token}", new_pin_fd, "--new-pin-fd", twice=True)

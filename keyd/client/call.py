@@ -28,7 +28,8 @@ class Call(Generic[T]):
     sending it twice does no harm (reads; signing, since the daemon gives the stored signature
     again). ``heavy``: reading the answer takes long enough to be kept off an event loop.
     ``note_of``: the checkpoint the answer brought, or empty. ``stream_s``: how long a stream may
-    last; None: until somebody ends it.
+    last; None: until somebody ends it. ``named``: the body under another request id, for a call
+    that may wait for a person at a token; None for all others. ``request_id``: that of the body.
     """
 
     path: str
@@ -38,6 +39,8 @@ class Call(Generic[T]):
     heavy: bool = False
     note_of: Callable[[T], str] = field(default=no_note, repr=False)
     stream_s: float | None = None
+    named: Callable[[str], bytes] | None = field(default=None, repr=False)
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,10 @@ def call(
     repeatable: bool = False,
     heavy: bool = False,
     note_of: Callable[[T], str] = no_note,
+    by_hand: bool = False,
 ) -> Call[T]:
-    """Describe a call; ``read`` turns the answer's message into the client's type."""
+    """Describe a call; ``read`` turns the answer's message into the client's type. ``by_hand``: it
+    may wait for a person who has to touch a token; its message has a request_id."""
 
     def decode(raw: bytes) -> T:
         try:
@@ -72,4 +77,18 @@ def call(
         except (DecodeError, ValueError) as e:
             raise unreadable(path.rsplit("/", 1)[1], e) from e
 
-    return Call(f"/keyd.v1.{path}", request.SerializeToString(), decode, repeatable, heavy, note_of)
+    def named(request_id: str) -> bytes:
+        other = type(request).FromString(request.SerializeToString())
+        setattr(other, "request_id", request_id)  # noqa: B010 - not every message has one
+        return other.SerializeToString()
+
+    return Call(
+        f"/keyd.v1.{path}",
+        request.SerializeToString(),
+        decode,
+        repeatable,
+        heavy,
+        note_of,
+        named=named if by_hand else None,
+        request_id=getattr(request, "request_id", "") if by_hand else "",
+    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +32,7 @@ from keyd.client.endpoint import Endpoint, find_endpoint
 from keyd.client.failures import from_call
 from keyd.client.link import OPTIONS, SHOW_TIMEOUT_S, Link, credentials
 from keyd.client.retry import RETRIES, Retries
+from keyd.client.streams import Stream, Wire
 from keyd.errors import KeydError
 from keyd.model import Checkpoint, SignRequest
 
@@ -68,12 +71,12 @@ def _paged(make: Callable[P, Pages[T]]) -> Callable[Concatenate[Client, P], Iter
     return method
 
 
-def _streamed(make: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], Iterator[T]]:
+def _streamed(make: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], Stream[T]]:
     """The method that hands on what the daemon streams; it ends when the daemon or the caller
     does."""
 
     @functools.wraps(make)
-    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Stream[T]:
         return self._stream(make(*args, **kwargs))
 
     return method
@@ -115,6 +118,7 @@ class Client:
         self._channel: list[grpc.Channel] = []
         self._deadline_s = endpoint.deadline_s if deadline_s is None else deadline_s
         self._retries = retries
+        self._companion: Companion | None = None
 
     def __enter__(self) -> Client:
         return self
@@ -137,6 +141,13 @@ class Client:
         """The same client on the same connection, with another deadline in seconds."""
         other = copy.copy(self)
         other._deadline_s = deadline_s
+        return other
+
+    def accompanied(self, companion: Companion) -> Client:
+        """The same client on the same connection, with a companion for each call that may wait
+        for somebody to touch a token."""
+        other = copy.copy(self)
+        other._companion = companion
         return other
 
     @property
@@ -242,17 +253,13 @@ class Client:
                     return batch.outcomes()
                 time.sleep(wait_s)
 
-    def _stream(self, request: Call[T]) -> Iterator[T]:
-        method: grpc.UnaryStreamMultiCallable[bytes, bytes]
-        method = self._open().unary_stream(request.path)
-        stream = method(request.body, timeout=request.stream_s)
-        try:
-            for raw in stream:
-                yield request.decode(raw)
-        except grpc.RpcError as e:
-            raise self._failure(e) from e
-        finally:
-            stream.cancel()
+    def _stream(self, request: Call[T]) -> Stream[T]:
+        def begin() -> Wire:
+            method: grpc.UnaryStreamMultiCallable[bytes, bytes]
+            method = self._open().unary_stream(request.path)
+            return method(request.body, timeout=request.stream_s)
+
+        return Stream(begin, request.decode, self._failure)
 
     def _walk(self, pages: Pages[T]) -> Iterator[T]:
         token = ""
@@ -264,6 +271,14 @@ class Client:
                 return
 
     def _do(self, request: Call[T], until: float | None = None) -> T:
+        if self._companion is None or request.named is None:
+            return self._repeat(request, until)
+        request_id = request.request_id or secrets.token_hex(10)
+        named = dataclasses.replace(request, body=request.named(request_id))
+        with self._companion(self, request_id):
+            return self._repeat(named, until)
+
+    def _repeat(self, request: Call[T], until: float | None) -> T:
         until = time.monotonic() + self._deadline_s if until is None else until
         done = 0
         while True:

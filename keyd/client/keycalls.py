@@ -16,8 +16,8 @@ from keyd.model import Binding, KeyAlgorithm, PinPolicy, Scheme, Slot, TouchPoli
 from keyd.v1 import keys_pb2
 
 
-def _change(method: str, request: Message) -> Call[types.Key]:
-    return call(f"KeyService/{method}", request, keys_pb2.Key, wire.key)
+def _change(method: str, request: Message, *, by_hand: bool = False) -> Call[types.Key]:
+    return call(f"KeyService/{method}", request, keys_pb2.Key, wire.key, by_hand=by_hand)
 
 
 def create_key(
@@ -49,7 +49,7 @@ def create_key(
         touch_policy=touch or "",
         reason=reason,
     )
-    return _change("CreateKey", request)
+    return _change("CreateKey", request, by_hand=True)
 
 
 def list_keys(wanted: types.KeyFilter = types.ALL_KEYS, *, page_size: int = 0) -> Pages[types.Key]:
@@ -94,7 +94,7 @@ def rotate(
     request = keys_pb2.RotateKeyRequest(
         name=name, at_once=at_once, reason=reason, expected_newest_version=expected_newest
     )
-    return _change("RotateKey", request)
+    return _change("RotateKey", request, by_hand=True)
 
 
 def activate(name: str, version: int, *, reason: str = "") -> Call[types.Key]:
@@ -167,6 +167,7 @@ def _adopt(request: keys_pb2.AdoptKeyRequest) -> Call[types.Adopted]:
         request,
         keys_pb2.AdoptKeyResponse,
         lambda m: types.Adopted(tuple(wire.key(k) for k in m.keys), tuple(m.skipped)),
+        by_hand=True,
     )
 
 

@@ -54,6 +54,7 @@ def sign_one(request: SignRequest, *, request_id: str = "") -> Call[Signature]:
         lambda m: check_signature(request, wire.signature(m)),
         repeatable=True,
         note_of=lambda s: s.checkpoint,
+        by_hand=True,
     )
 
 
@@ -196,6 +197,7 @@ class Batch:
             repeatable=True,
             heavy=True,
             note_of=lambda answer: answer[1],
+            by_hand=True,
         )
 
     @staticmethod

@@ -176,6 +176,7 @@ def token(message: tokens_pb2.Token) -> TokenStatus:
             Waiting(Purpose(call.key, call.what, call.asked_by), call.signatures)
             for call in message.waiting
         ),
+        before=message.before_you,
     )
 
 

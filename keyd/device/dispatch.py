@@ -155,14 +155,8 @@ class Dispatcher:
             answer.add_done_callback(partial(self._answered, place, frame))
 
     def _heard(self, frame: Frame, progress: pb.Progress) -> None:
-        """The host waits for a touch, or no longer."""
-        if not progress.HasField("touch"):
-            self.touch.go_out()
-            return
         call, index = frame.items[progress.touch.index]
-        self.touch.light_up(
-            call.jobs[index].purpose, progress.touch.window_s, certain=progress.touch.certain
-        )
+        self.touch.hear(call.jobs[index].purpose, progress)
 
     def _answered(self, place: Place, frame: Frame, answer: asyncio.Future[pb.Reply]) -> None:
         place.in_flight -= 1

@@ -155,7 +155,11 @@ class Host:
             ykcs11.check_can_sign(
                 session.token.slot, algorithm, self._token.name, self._token.library_version
             )
-        hand = YubiKeyHand(self._token.name, probed.token.serial, self._token.accepted_pin)
+
+        def tell(wait: pb.TouchWait | None) -> None:
+            self._send(pb.Reply(id=request.id, progress=pb.Progress(touch=wait)))
+
+        hand = YubiKeyHand(self._token.name, probed.token.serial, self._token.accepted_pin, tell)
         return pb.Reply(id=request.id, yubikey=hand.carry_out(order))
 
     def _check_still_there(self) -> None:

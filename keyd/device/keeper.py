@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from keyd.device.settings import TokenConfig
 from keyd.device.supervisor import HostDiedError, HostProcess
 from keyd.device.v1 import device_pb2 as pb
 from keyd.errors import DeviceGoneError, KeydError, PinRefusedError
-from keyd.model import Pin, PinAttempts, SignJob, TokenState, TokenStatus
+from keyd.model import Pin, PinAttempts, Purpose, SignJob, TokenState, TokenStatus
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,8 @@ class TokenKeeper:
             detail = f"{hosts} of {len(self._places)} hosts are logged in"
             if self._door.is_prompt:
                 detail += f"; keydctl token unlock {self.config.name}"
-        if self._is_silent:
+        touch = self._jobs.touch.request(info.serial)
+        if self._is_silent and touch is None:
             busy = "it has not answered for a second: another program may be using it"
             detail = f"{detail}; {busy}" if detail else busy
         return TokenStatus(
@@ -127,7 +129,7 @@ class TokenKeeper:
             detail=detail,
             hosts=hosts,
             queued=self._jobs.queued,
-            touch=self._jobs.touch.request(info.serial),
+            touch=touch,
             waiting=self._jobs.waiting,
         )
 
@@ -137,8 +139,9 @@ class TokenKeeper:
         """See model.Device."""
         return await self._jobs.sign(jobs, gone)
 
-    async def ask(self, request: pb.Request) -> pb.Reply:
-        """Send one request to a logged-in host.
+    async def ask(self, request: pb.Request, *, purpose: Purpose | None = None) -> pb.Reply:
+        """Send one request to a logged-in host. ``purpose``: what a touch is for, where it may
+        want one.
 
         Raises:
             TokenError: what the host answered, or why nobody can.
@@ -154,9 +157,13 @@ class TokenKeeper:
         place = min(usable, key=lambda found: found.in_flight)
         assert place.host is not None
         try:
-            reply = await place.host.ask(request)
+            heard = partial(self._jobs.touch.hear, purpose) if purpose is not None else None
+            reply = await place.host.send(request, heard)
         except HostDiedError as died:
             raise self._gone(f"lost its host: {died}") from died
+        finally:
+            if purpose is not None:
+                self._jobs.touch.go_out()
         if reply.WhichOneof("what") == "failure":
             if reply.failure.session_lost:
                 self._session_lost(place)

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from keyd.device.settings import TOUCH_WINDOW_S
+from keyd.device.v1 import device_pb2 as pb
 from keyd.model import Purpose, SignJob, TouchRequest
 
 _MARGIN_S = 2.0
@@ -81,6 +82,14 @@ class TouchDesk:
         self.counts_for = None
 
     # -- what a person is asked for ------------------------------------------------------
+
+    def hear(self, purpose: Purpose, progress: pb.Progress) -> None:
+        """A host says that it waits for a touch, or no longer."""
+        if progress.HasField("touch"):
+            wait = progress.touch
+            self.light_up(purpose, wait.window_s, certain=wait.certain)
+        else:
+            self.go_out()
 
     def light_up(self, purpose: Purpose, window_s: float, *, certain: bool) -> None:
         """The token waits from now on."""

@@ -34,6 +34,7 @@ from yubikit.piv import (
     PivSession,
 )
 
+from keyd.device.settings import TOUCH_WINDOW_S
 from keyd.device.v1 import device_pb2 as pb
 from keyd.device.yubikey_card import RETRY_AFTER_S, reach
 from keyd.errors import (
@@ -67,12 +68,20 @@ _NOTHING_THERE = (SW.REFERENCE_DATA_NOT_FOUND, SW.FILE_NOT_FOUND)
 
 class YubiKeyHand:
     """The PIV applet of one YubiKey. ``token``: the configured name, for messages; ``serial``:
-    decimal; ``pin``: the one this host is logged in with, or None."""
+    decimal; ``pin``: the one this host is logged in with, or None; ``tell``: called when it begins
+    to wait for a touch, and with None when it no longer does."""
 
-    def __init__(self, token: str, serial: str, pin: str | None) -> None:
+    def __init__(
+        self,
+        token: str,
+        serial: str,
+        pin: str | None,
+        tell: Callable[[pb.TouchWait | None], None],
+    ) -> None:
         self._token = token
         self._serial = serial
         self._pin = pin
+        self._tell = tell
 
     def carry_out(self, order: pb.YubiKeyOrder) -> pb.YubiKeyReport:
         """Do it.
@@ -233,6 +242,8 @@ class YubiKeyHand:
             .not_valid_after(now + _YEARS)
         )
         digest = hashes.SHA384 if kind is KEY_TYPE.ECCP384 else hashes.SHA256
+        if policies[1] is not TOUCH_POLICY.NEVER:
+            self._tell(pb.TouchWait(window_s=TOUCH_WINDOW_S, certain=True))
         try:
             certificate = sign_certificate_builder(piv, slot, kind, builder, digest)
         except ApduError as error:
@@ -246,6 +257,8 @@ class YubiKeyHand:
                 f"{self._token} {slot:02x}",
                 token=self._token,
             ) from error
+        finally:
+            self._tell(None)
         piv.put_certificate(slot, certificate)
         return pb.YubiKeyMade(
             public_key=public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),

@@ -89,7 +89,8 @@ class PoolYubiKeys:
         )
         keeper = self._pool.keeper(token)
         try:
-            report = await self._logged_in(keeper, pb.YubiKeyOrder(generate=wanted))
+            request = pb.Request(yubikey=pb.YubiKeyOrder(generate=wanted))
+            report = (await keeper.ask(request, purpose=order.purpose)).yubikey
         finally:
             # Also after a failure: something may have been made before it.
             await keeper.refresh()

@@ -86,7 +86,8 @@ class TokenStatus:
     ``pin_state``: ok, count-low, final-try, locked, or empty where the token does not tell.
     ``hosts``: token host processes that are logged in. ``queued``: signatures waiting.
     ``touch``: what it asks of a person now. ``waiting``: the first calls in the queue, in their
-    order.
+    order. ``before``: told to whoever watches for a request of theirs: signatures that come
+    before its next one.
     """
 
     name: str
@@ -102,6 +103,7 @@ class TokenStatus:
     queued: int = 0
     touch: TouchRequest | None = None
     waiting: tuple[Waiting, ...] = ()
+    before: int = 0
 
     @property
     def is_yubikey(self) -> bool:

@@ -12,7 +12,9 @@ from typing import Protocol
 
 from keyd.errors import InvalidRequestError
 from keyd.model.algorithms import KeyAlgorithm
-from keyd.model.device import Pin
+from keyd.model.device import Pin, Purpose
+
+_NO_PURPOSE = Purpose()
 
 
 class PinPolicy(StrEnum):
@@ -207,6 +209,7 @@ class SlotOrder:
     pin: PinPolicy
     touch: TouchPolicy
     label: str
+    purpose: Purpose = _NO_PURPOSE
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,7 @@ class Token(_message.Message):
     QUEUED_FIELD_NUMBER: _builtins.int
     TOUCH_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
+    BEFORE_YOU_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name in the configuration."""
     state: Global___TokenState.ValueType
@@ -83,6 +84,8 @@ class Token(_message.Message):
     """Token host processes that are logged in."""
     queued: _builtins.int
     """Signatures waiting in front of it."""
+    before_you: _builtins.int
+    """Only where a request is watched for: signatures that come before its next one."""
     @_builtins.property
     def touch(self) -> Global___Touch:
         """Set while it waits for a touch."""
@@ -107,10 +110,11 @@ class Token(_message.Message):
         queued: _builtins.int = ...,
         touch: Global___Touch | None = ...,
         waiting: _abc.Iterable[Global___WaitingCall] | None = ...,
+        before_you: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["touch", b"touch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "firmware", b"firmware", "hosts", b"hosts", "label", b"label", "manufacturer", b"manufacturer", "model", b"model", "name", b"name", "pin_state", b"pin_state", "queued", b"queued", "serial", b"serial", "state", b"state", "touch", b"touch", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_you", b"before_you", "detail", b"detail", "firmware", b"firmware", "hosts", b"hosts", "label", b"label", "manufacturer", b"manufacturer", "model", b"model", "name", b"name", "pin_state", b"pin_state", "queued", b"queued", "serial", b"serial", "state", b"state", "touch", b"touch", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

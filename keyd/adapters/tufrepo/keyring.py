@@ -9,7 +9,6 @@ several. A daemon that lacks the history of the repository is shown it, and aske
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +37,8 @@ class SigningKey:
     uri: str = ""
 
 
-Telling = Callable[["Client"], AbstractContextManager[str]]
-"""Entered while a daemon is asked for a signature; gives the id of that request."""
-
-
-def _in_silence(_: Client) -> AbstractContextManager[str]:
-    return nullcontext("")
+def _alone(client: Client) -> Client:
+    return client
 
 
 @dataclass(slots=True)
@@ -54,7 +49,8 @@ class KeyRing:
     ``connect``: the daemon for URIs that name none, and for keys without a URI.
     ``reason``: for the audit log. ``evidence``: what daemons can be shown; None before anything is
     known of the repository. ``daemons``: those that were asked for signatures so far.
-    ``waiting``: tells a person what the token wants meanwhile.
+    ``accompanied``: a client as it asks for signatures, as one that tells a person what the token
+    wants meanwhile.
     """
 
     settings: Settings
@@ -63,7 +59,7 @@ class KeyRing:
     reason: str = ""
     evidence: Evidence | None = None
     daemons: list[Daemon] = field(default_factory=list)
-    waiting: Telling = _in_silence
+    accompanied: Callable[[Client], Client] = _alone
     _held: dict[bytes, str] | None = None
 
     def sign(
@@ -130,9 +126,8 @@ class KeyRing:
             return self._ask_once(complete, key, daemon.client, payload)
 
     def _ask_once(self, uri: KeydUri, key: SSlibKey, client: Client, payload: bytes) -> Signature:
-        with self.waiting(client) as request_id:
-            signer = KeydSigner(uri, key, reason=self.reason, client=client, request_id=request_id)
-            return signer.sign(payload)
+        signer = KeydSigner(uri, key, reason=self.reason, client=self.accompanied(client))
+        return signer.sign(payload)
 
     def daemon(self, uri: KeydUri) -> Daemon:
         """The daemon that holds a key; from now on among ``daemons``.

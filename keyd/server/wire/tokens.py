@@ -46,6 +46,7 @@ def token_message(status: TokenStatus) -> pb.Token:
             )
             for call in status.waiting
         ],
+        before_you=status.before,
     )
     if status.touch is not None:
         touch, purpose = status.touch, status.touch.purpose
