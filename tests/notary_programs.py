@@ -5,6 +5,7 @@ Everything listens on loopback and ends with its block. The client is kept away 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -141,7 +142,10 @@ def _listens(port: int) -> bool:
 
 
 class Sandbox:
-    """keyd with one token ``online``, a notary-server that has it for a signer, and clients."""
+    """keyd with one token ``online``, a notary-server that has it for a signer, and clients.
+
+    ``auth``: the options of the token server whose tokens notary-server wants, if it wants any.
+    """
 
     def __init__(
         self,
@@ -152,10 +156,12 @@ class Sandbox:
         policy: str = POLICY,
         keys_at_once: int = 1000,
         settings: str = "",
+        certificates: Certificates | None = None,
+        auth: dict[str, str] | None = None,
     ) -> None:
         require()
         self.folder = folder
-        self.certificates = Certificates(folder / "tls")
+        self.certificates = certificates or Certificates(folder / "tls")
         self.hsm = SoftHsm(folder / "hsm")
         self.hsm.init_token("online")
         pin = self.hsm.pin_file()
@@ -218,6 +224,7 @@ softhsm_conf = "{self.hsm.conf}"
                     },
                     "storage": storage or {"backend": "memory"},
                     "logging": {"level": "info"},
+                    **({"auth": {"type": "token", "options": auth}} if auth else {}),
                 }
             )
         )
@@ -232,9 +239,14 @@ softhsm_conf = "{self.hsm.conf}"
         """Who may do everything."""
         return Client(f"unix:{self.folder}/run/keyd.sock", keep_checkpoints=False)
 
-    def client(self, name: str = "alice", keys_of: NotaryClient | None = None) -> NotaryClient:
-        """A person with a trust directory of their own, and maybe the keys of another one."""
-        client = NotaryClient(self, self.folder / "people" / name)
+    def client(
+        self, name: str = "alice", keys_of: NotaryClient | None = None, login: str = ""
+    ) -> NotaryClient:
+        """A person with a trust directory of their own, and maybe the keys of another one.
+
+        ``login``: USER:PASSWORD.
+        """
+        client = NotaryClient(self, self.folder / "people" / name, login)
         if keys_of is not None:
             private = Path("trust") / "private"
             shutil.copytree(keys_of.folder / private, client.folder / private)
@@ -250,9 +262,10 @@ softhsm_conf = "{self.hsm.conf}"
         self.server.kill()
         self.keyd.stop()
 
-    def get(self, path: str, method: str = "GET") -> tuple[int, bytes]:
+    def get(self, path: str, method: str = "GET", token: str = "") -> tuple[int, bytes]:
         """Ask notary-server by HTTP; status and body."""
-        request = urllib.request.Request(self.url + path, method=method)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        request = urllib.request.Request(self.url + path, method=method, headers=headers)
         context = ssl.create_default_context(cafile=str(self.certificates.ca))
         try:
             with urllib.request.urlopen(request, timeout=_RUN_S, context=context) as answer:
@@ -280,9 +293,9 @@ softhsm_conf = "{self.hsm.conf}"
 
 
 class NotaryClient:
-    """The program ``notary`` with one trust directory."""
+    """The program ``notary`` with one trust directory. ``login``: USER:PASSWORD, if any."""
 
-    def __init__(self, sandbox: Sandbox, folder: Path) -> None:
+    def __init__(self, sandbox: Sandbox, folder: Path, login: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.config = folder / "config.json"
@@ -305,6 +318,7 @@ class NotaryClient:
                 f"NOTARY_{role}_PASSPHRASE": PASSPHRASE
                 for role in ("ROOT", "TARGETS", "SNAPSHOT", "DELEGATION")
             },
+            **({"NOTARY_AUTH": base64.b64encode(login.encode()).decode()} if login else {}),
         }
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:

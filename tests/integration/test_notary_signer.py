@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Iterator
@@ -29,70 +28,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         yield sandbox
 
 
-# ------------------------------------------------------------------------------- all their steps
-
-
-def test_notary_and_notary_server_go_all_their_steps_with_keyd_as_signer(shared: Sandbox) -> None:
-    assert shared.get("/_notary_server/health") == (200, b"{}")
-    alice = shared.client("alice")
-    file = alice.file("app", "hello")
-    alice("init", GUN)
-    alice("add", GUN, "v1", file)
-    custom = alice.file("custom.json", '{"note":"x"}')
-    alice("add", GUN, "v1c", file, "--custom", custom)
-    alice("addhash", GUN, "v1h", "5", "--sha256", "2c" * 32)
-    assert "v1h" in alice("status", GUN)
-    alice("publish", GUN)
-    assert alice.targets(GUN) == dict.fromkeys(("v1", "v1c", "v1h"), "targets")
-    assert "v1" in alice("lookup", GUN, "v1")
-    alice("verify", GUN, "v1", "-i", file)
-    alice.fails("verify", GUN, "v1", "-i", alice.file("bad", "other"))
-    assert "root" in alice("key", "list")
-    for rotation in (
-        ["targets"],
-        ["snapshot", "-r"],
-        ["timestamp", "-r"],
-        ["snapshot"],
-        ["snapshot", "-r"],
-    ):
-        alice("key", "rotate", GUN, *rotation)
-        alice("add", GUN, f"after-{'-'.join(rotation)}", file, "-p")
-    alice.fails("key", "rotate", GUN, "timestamp")
-    request = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
-    openssl(
-        *(*request, "-nodes", "-keyout", "bob.key", "-out", "bob.crt", "-subj", "/CN=bob"),
-        folder=alice.folder,
-    )
-    bob = str(alice.folder / "bob.crt")
-    for role in ("targets/releases", "targets/qa"):
-        alice("delegation", "add", GUN, role, bob, "--all-paths", "-p")
-    assert "targets/qa" in alice("delegation", "list", GUN)
-    alice("key", "import", str(alice.folder / "bob.key"), "--role", "bob")
-    alice("add", GUN, "v2", file, "--roles", "targets/releases", "-p")
-    assert alice.targets(GUN, "--roles", "targets/releases") == {"v2": "targets/releases"}
-    alice("witness", GUN, "targets/releases", "targets", "-p")
-    alice("remove", GUN, "v2", "--roles", "targets/releases", "-p")
-    keyid = next(word for word in alice("delegation", "list", GUN).split() if len(word) == 64)
-    alice("delegation", "remove", GUN, "targets/qa", keyid, "-p")
-    alice("delegation", "remove", GUN, "targets/releases", "-y", "-p")
-    alice("key", "generate", "ecdsa", "--role", "targets")
-    alice("key", "rotate", GUN, "root", stdin="yes\n")
-    alice("add", GUN, "v3", file)
-    alice("reset", GUN, "--all")
-    fresh = shared.client("fresh")
-    assert "v1" in fresh.targets(GUN)
-    assert "v3" not in fresh.targets(GUN)
-
-    with shared.admin() as keyd:
-        keys = {key.name: key for key in keyd.list_keys(KeyFilter(name=f"notary/{GUN}/*"))}
-    assert set(keys) == {
-        f"notary/{GUN}/{name}" for name in ("timestamp", "timestamp.2", "snapshot", "snapshot.2")
-    }
-    assert all(key.labels["gun"] == GUN and len(key.bindings) == 1 for key in keys.values())
-    signed = [e for e in shared.entries() if str(e.get("key", "")).startswith(f"notary/{GUN}/")]
-    assert {e["outcome"] for e in signed} == {"allowed"}
-    assert {json.dumps(e["caller"] if "caller" in e else e["principal"]) for e in signed}
-    assert all(PRINCIPAL in json.dumps(e) and "alice" not in json.dumps(e) for e in signed)
+# ------------------------------------------------------------------------------- keys
 
 
 @pytest.mark.parametrize("algorithm", ["ed25519", "rsa"])
