@@ -6,7 +6,14 @@ import warnings
 
 import click
 
-from keyd.cli import trustdelegations, trustimages, trustkeys, trustmigrate, trusttargets
+from keyd.cli import (
+    trustdelegations,
+    trustimages,
+    trustkeys,
+    trustmigrate,
+    trustreads,
+    trusttargets,
+)
 from keyd.cli.trustsession import TrustGroup
 
 
@@ -22,6 +29,13 @@ def trust() -> None:
     warnings.filterwarnings("ignore", "Attribute's length must be", UserWarning)
 
 
-for _module in (trusttargets, trustkeys, trustdelegations, trustimages, trustmigrate):
+for _module in (
+    trusttargets,
+    trustreads,
+    trustkeys,
+    trustdelegations,
+    trustimages,
+    trustmigrate,
+):
     for _command in _module.COMMANDS:
         trust.add_command(_command)

@@ -121,6 +121,27 @@ def delegation_remove(
     return stage_or_publish(settings, collection, f"removal from {role}", publish=publish)
 
 
+@delegation.command("purge")
+@GUN
+@click.option("--key", "key_ids", multiple=True, required=True, metavar="KEYID", help="Repeatable.")
+@YES
+@PUBLISH
+@click.pass_obj
+def delegation_purge(
+    settings: Settings, gun: str, key_ids: tuple[str, ...], yes: bool, publish: bool
+) -> int:
+    """Take keys from every delegated role of GUN, as when somebody leaves or lost a key."""
+    name = parse_gun(gun)
+    collection = Session(settings, f"trust delegation purge {name}").collection(name)
+    trusted = collection.find(is_expired_taken=True)
+    cut = delegations.purged(trusted, collection.staged(), key_ids)
+    for role, keyids in cut.items():
+        if set(keyids) == set(delegations.keyids_of(trusted, collection.staged(), role).values()):
+            _confirm_vanishing(settings, trusted, role, yes)
+    collection.stage(*(delegations.remove(role, keyids) for role, keyids in cut.items()))
+    return stage_or_publish(settings, collection, f"removal from {', '.join(cut)}", publish=publish)
+
+
 def _cut_paths(
     trusted: Trusted | None, role: str, paths: list[str], everything: bool
 ) -> list[str] | None:

@@ -32,7 +32,19 @@ ROLE = click.argument("role")
 _ALGORITHMS = [a.value for a in KeyAlgorithm if a is not KeyAlgorithm.ECDSA_P384]
 
 
-@click.group(cls=TrustGroup)
+_ON_TOKENS = "private keys are on tokens, and neither leave them nor come from files; "
+_INSTEAD = {
+    "import": _ON_TOKENS + "take a collection over with keydctl trust migrate, and hand out the "
+    "public key or certificate of a key (keydctl trust certificate) to have it delegated to",
+    "load": _ON_TOKENS + "make one with keydctl trust key generate",
+    "export": _ON_TOKENS + "the public key: keydctl key show KEY --format pem",
+    "passwd": _ON_TOKENS + "a token has a PIN: keydctl yubikey change-pin",
+    "remove": _ON_TOKENS + "destroy one with keydctl key destroy KEY",
+}
+"""Words of notary and docker for key files, below ``key``: what to do instead."""
+
+
+@click.group(cls=TrustGroup, instead=_INSTEAD)
 def key() -> None:
     """List, make and rotate the keys of collections."""
 

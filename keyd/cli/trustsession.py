@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -140,6 +140,19 @@ def stage_or_publish(
     return Exit.DONE
 
 
+def split_roles(given: tuple[str, ...]) -> tuple[str, ...]:
+    """The roles that a person named, with commas or one by one; targets where none is.
+
+    Raises:
+        click.UsageError: one that signs no targets.
+    """
+    roles = tuple(dict.fromkeys(r for each in given for r in each.split(",") if r))
+    for role in roles:
+        if role != "targets" and not role.startswith("targets/"):
+            raise click.UsageError(f"{role!r} is no delegated role: as in targets/releases")
+    return roles or ("targets",)
+
+
 def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     def callback(ctx: click.Context, _: click.Parameter, value: Any) -> None:
         if value:
@@ -190,11 +203,28 @@ class TrustCommand(Command):
         self.params.extend(trust_options())
 
 
+_SHORT = {"ls": "list", "rm": "remove"}
+
+
 class TrustGroup(Group):
-    """A group whose commands take the options of notary, and which takes them itself."""
+    """A group whose commands take the options of notary, and which takes them itself. ``instead``:
+    words of notary and docker that cannot be, with what there is in their place."""
 
     command_class = TrustCommand
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, instead: Mapping[str, str] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.extend(trust_options())
+        self._instead = dict(instead or {})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by its name, or by docker's short one.
+
+        Raises:
+            click.UsageError: a word of notary or docker that cannot be.
+        """
+        if cmd_name in self._instead:
+            raise click.UsageError(f"no {cmd_name} here: {self._instead[cmd_name]}", ctx)
+        return super().get_command(ctx, cmd_name) or super().get_command(
+            ctx, _SHORT.get(cmd_name, cmd_name)
+        )

@@ -1,15 +1,15 @@
-"""keydctl trust init, add, remove, status, publish, reset, list, verify, delete."""
+"""keydctl trust init, add, addhash, remove, witness, status, publish, reset, delete."""
 
 from __future__ import annotations
 
 import hashlib
-import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import click
 
-from keyd.adapters.notary import changes, lookup
+from keyd.adapters.notary import changes
 from keyd.adapters.notary.changes import Change
 from keyd.adapters.notary.names import parse_gun
 from keyd.cli import output, trustshapes
@@ -25,10 +25,11 @@ from keyd.cli.trustsession import (
     Session,
     TrustCommand,
     answer,
+    split_roles,
     stage_or_publish,
 )
 from keyd.content import canonical
-from keyd.errors import InvalidRequestError, RepositoryError
+from keyd.errors import InvalidRequestError
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _CHUNK_BYTES = 1024 * 1024
@@ -129,10 +130,11 @@ def _add(
     publish: bool,
 ) -> int:
     name = parse_gun(gun)
-    if not target or not target.isprintable():
-        raise InvalidRequestError("target", "a name of printable characters is needed")
+    # What else is not printable, as U+2028, is escaped where it is shown.
+    if not target or any(unicodedata.category(c) in ("Cc", "Cs") for c in target):
+        raise InvalidRequestError("target", "a name without control characters is needed")
     collection = Session(settings, f"trust add {name} {target}").collection(name)
-    for role in _roles(roles):
+    for role in split_roles(roles):
         collection.stage(changes.add(role, target, length, digests, custom))
     what = f"{target} ({length} bytes, SHA-256 {digests['sha256'].hex()})"
     return stage_or_publish(settings, collection, what, publish=publish)
@@ -148,9 +150,27 @@ def remove(settings: Settings, gun: str, target: str, roles: tuple[str, ...], pu
     """Take TARGET out of GUN: nobody trusts it any more."""
     name = parse_gun(gun)
     collection = Session(settings, f"trust remove {name} {target}").collection(name)
-    for role in _roles(roles):
+    for role in split_roles(roles):
         collection.stage(Change("remove", role, target))
     return stage_or_publish(settings, collection, f"removal of {target}", publish=publish)
+
+
+@click.command(cls=TrustCommand)
+@GUN
+@click.argument("roles", nargs=-1, required=True, metavar="ROLE...")
+@PUBLISH
+@click.pass_obj
+def witness(settings: Settings, gun: str, roles: tuple[str, ...], publish: bool) -> int:
+    """Have each ROLE (targets, or a delegated one) signed anew as it is, by its keys of today.
+
+    For a delegated role whose signatures no longer count, because its keys were taken away.
+    """
+    name = parse_gun(gun)
+    collection = Session(settings, f"trust witness {name} {' '.join(roles)}").collection(name)
+    chosen = split_roles(roles)
+    collection.stage(*(Change("witness", role) for role in chosen))
+    what = f"{', '.join(chosen)} to be signed anew"
+    return stage_or_publish(settings, collection, what, publish=publish)
 
 
 @click.command(cls=TrustCommand)
@@ -196,60 +216,6 @@ def reset(settings: Settings, gun: str, number: tuple[int, ...], everything: boo
     return Exit.DONE
 
 
-@click.command("list", cls=TrustCommand)
-@GUN
-@ROLES
-@click.pass_obj
-def list_(settings: Settings, gun: str, roles: tuple[str, ...]) -> int:
-    """List what GUN signs, verified; a name that several roles sign is shown once."""
-    name = parse_gun(gun)
-    trusted = Session(settings, "").collection(name).get()
-    trustshapes.warn(trusted)
-    found = lookup.listed(trusted, roles or ("targets",))
-    rows = [(s.name, s.digest.hex(), s.target.length, s.role) for s in found]
-    text = output.table(("NAME", "DIGEST", "SIZE (BYTES)", "ROLE"), rows)
-    shown = [trustshapes.signed_json(each) for each in found]
-    settings.answer(shown, text if rows else f"no targets present in {name}")
-    return Exit.DONE
-
-
-@click.command(cls=TrustCommand)
-@GUN
-@click.argument("target")
-@click.option("-i", "--input", "source", type=_FILE, help="Read from this file.")
-@click.option("-o", "--output", "sink", type=_FILE, help="Write what was verified here.")
-@click.option("-q", "--quiet", is_flag=True, help="Write nothing.")
-@click.pass_obj
-def verify(
-    settings: Settings,
-    gun: str,
-    target: str,
-    source: Path | None,
-    sink: Path | None,
-    quiet: bool,
-) -> int:
-    """Verify that standard input is TARGET of GUN, and pass it on; otherwise exit with 1."""
-    name = parse_gun(gun)
-    trusted = Session(settings, "").collection(name).get()
-    signed = lookup.get(trusted, target)
-    limit = signed.target.length
-    data = _read(source, limit)
-    wrong = [a for a, d in signed.target.hashes.items() if hashlib.new(a, data).digest() != d]
-    if len(data) != limit or wrong:
-        raise RepositoryError(
-            f"this is not {target} of {name}: size or hash differ",
-            hint=f"signed are {limit} bytes with SHA-256 {signed.digest.hex()}",
-            gun=name,
-        )
-    if settings.json:
-        settings.answer({**trustshapes.signed_json(signed), "gun": name, "verified": True}, "")
-    elif sink is not None:
-        sink.write_bytes(data)
-    elif not quiet:
-        output.write_bytes(data)
-    return Exit.DONE
-
-
 @click.command(cls=TrustCommand)
 @GUN
 @click.option("--remote", is_flag=True, help="Delete it on the server too, for everybody.")
@@ -272,14 +238,6 @@ def delete(settings: Settings, gun: str, remote: bool, yes: bool) -> int:
     return Exit.DONE
 
 
-def _roles(given: tuple[str, ...]) -> tuple[str, ...]:
-    roles = tuple(dict.fromkeys(r for each in given for r in each.split(",") if r))
-    for role in roles:
-        if role != "targets" and not role.startswith("targets/"):
-            raise click.UsageError(f"{role!r} is no delegated role: as in targets/releases")
-    return roles or ("targets",)
-
-
 def _custom(file: Path | None) -> Any:
     return canonical.load(file.read_bytes()) if file else None
 
@@ -295,12 +253,4 @@ def _hash(file: Path) -> tuple[int, dict[str, bytes]]:
     return length, {name: digest.digest() for name, digest in digests.items()}
 
 
-def _read(source: Path | None, limit: int) -> bytes:
-    """One byte more than was signed is enough to know that it is something else."""
-    if source is None:
-        return sys.stdin.buffer.read(limit + 1)
-    with source.open("rb") as stream:
-        return stream.read(limit + 1)
-
-
-COMMANDS = (init, add, addhash, remove, status, publish, reset, list_, verify, delete)
+COMMANDS = (init, add, addhash, remove, witness, status, publish, reset, delete)

@@ -131,6 +131,27 @@ def select(names: dict[str, str], given: Sequence[str], role: str) -> list[str]:
     return selected
 
 
+def purged(
+    trusted: Trusted | None, staged: Sequence[Change], given: Sequence[str]
+) -> dict[str, list[str]]:
+    """Delegated role -> those of its keys, by id in metadata, that a person called by any id.
+
+    Raises:
+        RepositoryError: an id of no role's key, or of several keys.
+    """
+    roles = {d.role.name for d in (found(trusted) if trusted else ())}
+    roles |= {change.name for change in staged if change.action == "delegate"}
+    cut: dict[str, list[str]] = {}
+    for text in given:
+        known = {role: keyids_of(trusted, staged, role) for role in sorted(roles)}
+        having = {r: n for r, n in known.items() if any(text and i.startswith(text) for i in n)}
+        if not having:
+            select({}, [text], "any delegated role")
+        for role, names in having.items():
+            cut.setdefault(role, []).extend(select(names, [text], role))
+    return cut
+
+
 def vanishing(trusted: Trusted, role: str) -> list[str]:
     """The names that nobody would sign any more without a role and those below it."""
     gone = {r for r in trusted.targets if r == role or r.startswith(f"{role}/")}

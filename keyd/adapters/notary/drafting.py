@@ -63,7 +63,8 @@ class Drafting:
             return draft
         if keep_unverified and isinstance(there.document, Targets):
             return metadata.next_draft(role, there, file, expires)
-        draft.signed["version"] = there.document.version + 1
+        draft.base = there.document.version
+        draft.signed["version"] = draft.base + 1
         return draft
 
     def next_root(self) -> Draft:

@@ -33,11 +33,12 @@ _CONTROL = re.compile(r"[\x00-\x1f]")
 @dataclass(slots=True)
 class Draft:
     """A file in the making. ``signed``: what is signed, as JSON values; ``signatures``: those that
-    were made over exactly this."""
+    were made over exactly this. ``base``: the published version that it comes after, 0 for none."""
 
     role: str
     signed: dict[str, Any]
     signatures: list[FileSignature] = field(default_factory=list)
+    base: int = 0
 
     @property
     def version(self) -> int:
@@ -106,7 +107,7 @@ def next_draft(role: str, base: Envelope, file: bytes, expires: datetime) -> Dra
     signed = copy.deepcopy(open_file(role, file).signed)
     signed["version"] = base.document.version + 1
     signed["expires"] = expiry_text(expires)
-    return Draft(role, signed)
+    return Draft(role, signed, base=base.document.version)
 
 
 def new_root(

@@ -120,7 +120,7 @@ class Publication:
         for role, draft in drafts.items():
             kept = metadata.open_file(role, pending[role]) if role in pending else None
             if kept is not None and self._goes_on(trusted, kept, draft):
-                found[role] = kept
+                found[role], kept.base = kept, draft.base
             else:
                 found[role] = draft
                 self.cache.keep_pending(role, draft.file())
@@ -252,26 +252,23 @@ class Publication:
         number = int(refusal.facts.get("next_version", "0"))
         if not isinstance(refusal, VersionTakenError) and rule != "version-lower":
             raise refusal
-        self._check_unmoved(draft.role)
+        self._check_unmoved(draft)
         if draft.role == "root" or number <= draft.version:
             raise refusal
         draft.renumber(number)
 
     # ------------------------------------------------------------------ others
 
-    def _check_unmoved(self, role: str) -> None:
-        served = self.server.find(role)
-        known = self._trusted.files().get(role) if self._trusted else None
-        if served != known:
-            raise ConflictError(f"{self.server.gun}: somebody else has published {role}")
+    def _check_unmoved(self, draft: Draft) -> None:
+        served = self.server.find(draft.role)
+        if (envelope.parse(served).document.version if served else 0) != draft.base:
+            raise ConflictError(f"{self.server.gun}: somebody else has published {draft.role}")
 
     def _check_between(self, drafts: Mapping[str, Draft]) -> None:
         """A number that was skipped may have been published by somebody else meanwhile."""
         for role, draft in drafts.items():
-            known = self._trusted.files().get(role) if self._trusted else None
-            base = envelope.parse(known).document.version if known else 0
-            if draft.version > base + 1:
-                published_between(self.server, role, base, draft.version)
+            if draft.version > draft.base + 1:
+                published_between(self.server, role, draft.base, draft.version)
 
     def _tell_conflict(self, error: ConflictError, before: Trusted | None) -> ConflictError:
         after = self.read(is_expired_taken=True)
@@ -301,7 +298,7 @@ class Publication:
         known = self.cache.pending().get("snapshot")
         kept = metadata.open_file("snapshot", known) if known else None
         if kept is not None and self._goes_on(self._trusted, kept, draft):
-            draft = kept
+            draft, kept.base = kept, draft.base
         self.cache.keep_pending("snapshot", draft.file())
         self._sign(draft, drafts)
         return draft.file()
