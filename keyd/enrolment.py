@@ -148,7 +148,7 @@ class Enrolment:
                 caller, action, key, version, said=said, message="about to be generated"
             )
             try:
-                await self._device.objects(key.token, version.object_id)
+                await self._device.check(key.token)
             except KeydError as e:
                 # A token that cannot even be looked at: nothing is begun, no name is taken.
                 failed = replace(intent, outcome=Outcome.FAILED, reason_code=e.reason)
@@ -278,7 +278,12 @@ class Enrolment:
         ]
         if not pending:
             return told
-        objects = {o.object_id: o for o in await self._device.objects(token)}
+        # One by one: there are few, and a full token takes long to tell all it has.
+        objects = {
+            o.object_id: o
+            for _, version in pending
+            for o in await self._device.objects(token, version.object_id)
+        }
         for key, version in pending:
             found = objects.get(version.object_id)
             try:

@@ -207,6 +207,10 @@ class FakeDevice:
         found.keys[object_id] = (private, made)
         return made
 
+    async def check(self, token: str) -> None:
+        """See model.Device."""
+        self._ready(token)
+
     async def objects(self, token: str, object_id: bytes = b"") -> list[TokenObject]:
         """See model.Device."""
         found = [described for _, described in self._ready(token).keys.values()]

@@ -1,7 +1,8 @@
 """Signing with cached object handles. Host side.
 
-A handle is found once for each key pair and login; its public key is compared with the one the
-registry knows before the first use, and nothing searches or logs in for a signature.
+A handle is looked up once for each key pair and login (keyindex.py); its public key is compared
+with the one the registry knows before the first use, and nothing searches or logs in for a
+signature.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from functools import partial
 from typing import Any
 
 import pkcs11
-from pkcs11 import MGF, Attribute, Mechanism, ObjectClass
+from pkcs11 import MGF, Attribute, Mechanism
 
 from keyd.device import encoding, keypairs, ykcs11
+from keyd.device.keyindex import KeyIndex, Pair
 from keyd.device.pkcs11 import TokenSession
 from keyd.device.settings import TOUCH_WINDOW_S
 from keyd.device.v1 import device_pb2 as pb
@@ -33,9 +35,6 @@ from keyd.model import KeyAlgorithm, Scheme
 
 _SIGNATURE_BYTES = 1024
 """python-pkcs11 clears a buffer of this size for each signature; RSA-4096 needs 512."""
-
-_HANDLES = 10_000
-"""A cache larger than this is emptied; lookups are cheap beside the memory of a lost count."""
 
 _TOUCH_MARGIN_S = 1.0
 """A cached touch is not counted on in the last moment of its life."""
@@ -74,10 +73,9 @@ def _parameters(scheme: Scheme) -> dict[str, Any]:
 class Signer:
     """Signs the groups of one SignMany after another."""
 
-    def __init__(self, token: TokenSession) -> None:
+    def __init__(self, token: TokenSession, index: KeyIndex) -> None:
         self._token = token
-        self._handles: dict[tuple[bytes, bytes], Any] = {}
-        self._generation = 0
+        self._index = index
         self._touched_at: dict[bytes, float] = {}
 
     def sign(self, request: pb.SignMany, tell: Tell) -> pb.Signed:
@@ -124,7 +122,7 @@ class Signer:
                 result = self._sign_one(ready, payload)
             if isinstance(result, pkcs11.PKCS11Error) and self._token.object_was_replaced(result):
                 # A handle goes stale when another process replaces the object: look once more.
-                self._handles.clear()
+                self._index.forget(group.object_id)
                 try:
                     ready = self._prepare(group)
                 except KeydError as error:
@@ -193,9 +191,6 @@ class Signer:
 
     def _handle(self, group: pb.SignGroup) -> Any:
         session = self._token.open_session()
-        if self._generation != self._token.generation or len(self._handles) > _HANDLES:
-            self._handles.clear()
-            self._generation = self._token.generation
         if group.serial and group.serial != self._token.serial:
             raise WrongTokenError(
                 f"the key lies on the token with serial {group.serial}, but token "
@@ -204,16 +199,17 @@ class Signer:
                 serial=self._token.serial,
                 expected=group.serial,
             )
-        wanted = (group.object_id, group.public_key)
-        handle = self._handles.get(wanted)
-        if handle is None:
+        pair = self._index.known(group.object_id)
+        if pair is None or pair.proven != group.public_key:
             self._check_kind(session, group)
             try:
-                handle = self._find(session, *wanted)
+                if pair is None or not _still_fits(pair, group):
+                    pair = self._index.search(group.object_id)
+                    self._check_pair(pair, group)
             except pkcs11.PKCS11Error as error:
                 raise self._token.fault(error, "looking for a key") from error
-            self._handles[wanted] = handle
-        return handle
+            pair.proven = group.public_key
+        return pair.privates[0]
 
     def _check_kind(self, session: pkcs11.Session, group: pb.SignGroup) -> None:
         if not self._token.is_yubikey:
@@ -231,9 +227,8 @@ class Signer:
             self._token.library_version,
         )
 
-    def _find(self, session: pkcs11.Session, object_id: bytes, spki: bytes) -> pkcs11.Object:
-        privates = keypairs.find(session, ObjectClass.PRIVATE_KEY, object_id)
-        publics = keypairs.find(session, ObjectClass.PUBLIC_KEY, object_id)
+    def _check_pair(self, pair: Pair, group: pb.SignGroup) -> None:
+        object_id, privates, publics = group.object_id, pair.privates, pair.publics
         if len(privates) != 1 or not publics:
             if not self._token.answers():
                 # A token that went away shows as an empty one.
@@ -243,7 +238,7 @@ class Signer:
                 object_id,
                 f"holds {len(privates)} private and {len(publics)} public keys with CKA_ID",
             )
-        if not any(keypairs.public_key(obj)[1] == spki for obj in publics):
+        if not any(keypairs.public_key(obj)[1] == group.public_key for obj in publics):
             raise self._object_error(
                 WrongTokenError, object_id, "holds another public key than registered under CKA_ID"
             )
@@ -251,11 +246,24 @@ class Signer:
             raise self._object_error(
                 TokenObjectError, object_id, "does not allow signing (CKA_SIGN) with CKA_ID"
             )
-        return privates[0]
 
     def _object_error(self, kind: type[TokenError], object_id: bytes, what: str) -> TokenError:
         name = self._token.name
         return kind(f"token {name} {what} {object_id.hex()}", token=name, object_id=object_id.hex())
+
+
+def _still_fits(pair: Pair, group: pb.SignGroup) -> bool:
+    """True when remembered handles stand for the pair that is wanted."""
+    if not pair.is_single or not hasattr(pair.privates[0], "sign"):
+        return False
+    try:
+        return (
+            keypairs.object_id(pair.privates[0]) == group.object_id
+            and keypairs.object_id(pair.publics[0]) == group.object_id
+            and keypairs.public_key(pair.publics[0])[1] == group.public_key
+        )
+    except pkcs11.PKCS11Error:
+        return False
 
 
 def _wants_pin(key: Any) -> bool:

@@ -12,10 +12,12 @@ import ctypes
 import fcntl
 import os
 import resource
+import select
 import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pkcs11
@@ -23,6 +25,7 @@ import pkcs11
 from keyd.device import keypairs, ykcs11
 from keyd.device.frames import pack, read_blocking
 from keyd.device.handles import Signer, failure_message
+from keyd.device.keyindex import KeyIndex
 from keyd.device.module import Selector
 from keyd.device.pkcs11 import TokenSession
 from keyd.device.v1 import device_pb2 as pb
@@ -32,7 +35,9 @@ from keyd.model import KeyAlgorithm
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PROGRESS_S = 0.25
-"""A long SignMany says that it moves at least this often."""
+"""A long request says that it moves at least this often."""
+_QUIET_S = 0.005
+"""A request that comes while the host goes through the token's keys waits about this long."""
 _LOCK_WAIT_S = 3.0
 """A killed predecessor holds its lock until the kernel has buried it."""
 
@@ -79,15 +84,25 @@ class Host:
     def __init__(self, connection: socket.socket, token: TokenSession) -> None:
         self._connection = connection
         self._token = token
-        self._signer = Signer(token)
+        self._index = KeyIndex(token)
+        self._signer = Signer(token, self._index)
         self._told_at = 0.0
 
     def serve(self) -> None:
         """Until the daemon closes its end."""
-        with self._connection.makefile("rb", buffering=64 * 1024) as stream:
-            while (body := read_blocking(stream)) is not None:
-                request = pb.Request.FromString(body)
-                self._send(self._answer(request))
+        while (body := read_blocking(self)) is not None:
+            request = pb.Request.FromString(body)
+            self._send(self._answer(request))
+            self._use_the_quiet()
+
+    def read(self, size: int, /) -> bytes:
+        """From the daemon: as many bytes, fewer only at its end."""
+        return self._connection.recv(size, socket.MSG_WAITALL) if size else b""
+
+    def _use_the_quiet(self) -> None:
+        """Go on through the token's keys until the daemon asks for something."""
+        while self._index.is_behind and not select.select([self._connection], (), (), 0)[0]:
+            self._index.go_on(_QUIET_S)
 
     def _send(self, reply: pb.Reply) -> None:
         self._connection.sendall(pack(reply))
@@ -117,22 +132,60 @@ class Host:
         session, name = self._token.open_session(), self._token.name
         if what == "generate":
             order = request.generate
-            made = keypairs.generate(
-                session, name, KeyAlgorithm(order.algorithm), order.object_id, order.label
+            made, private, public = keypairs.generate(
+                session,
+                name,
+                KeyAlgorithm(order.algorithm),
+                order.object_id,
+                order.label,
+                self._index.is_taken,
             )
+            self._index.remember(order.object_id, private, public)
             return pb.Reply(id=request.id, generated=pb.Generated(key=made))
         if what == "objects":
-            keys = keypairs.list_all(session, request.objects.object_id or None)
+            wanted = request.objects.object_id
+            if wanted:
+                keys = self._known(wanted) or keypairs.list_some(session, wanted)
+            else:
+                keys = keypairs.list_all(session, self._mover(request))
             if not keys:
                 self._check_still_there()
             return pb.Reply(id=request.id, object_list=pb.ObjectList(keys=keys))
         if what == "destroy":
             doomed = request.destroy
+            self._index.forget(doomed.object_id)
             found = keypairs.destroy(session, name, doomed.object_id, doomed.public_key)
             if not found:
                 self._check_still_there()
             return pb.Reply(id=request.id, destroyed=pb.Destroyed(found=found))
         raise DeviceFaultError(f"token {name}: its host does not know request {what}", token=name)
+
+    def _known(self, wanted: bytes) -> list[pb.KeyObject]:
+        """The pair with that CKA_ID by what is remembered, read anew; empty where that is no help:
+        then the token is searched."""
+        pair = self._index.known(wanted)
+        if pair is None or not pair.is_single or self._token.is_yubikey:
+            return []
+        try:
+            key = keypairs.describe(pair.privates[0], pair.publics[0])
+            fits = key.object_id == keypairs.object_id(pair.publics[0]) == wanted
+        except pkcs11.PKCS11Error:
+            fits = False
+        if not fits:
+            self._index.forget(wanted)
+        return [key] if fits else []
+
+    def _mover(self, request: pb.Request) -> Callable[[], None]:
+        """Says now and then that the request still moves."""
+        told_at = time.monotonic()
+
+        def moved() -> None:
+            nonlocal told_at
+            if (now := time.monotonic()) - told_at >= _PROGRESS_S:
+                told_at = now
+                self._send(pb.Reply(id=request.id, progress=pb.Progress()))
+
+        return moved
 
     def _on_yubikey(self, request: pb.Request) -> pb.Reply:
         probed = self._token.probe()

@@ -170,6 +170,21 @@ class TokenKeeper:
             raise failure_error(self.config.name, reply.failure)
         return reply
 
+    async def check(self) -> None:
+        """Look at the token through a logged-in host.
+
+        Raises:
+            TokenError: it is not there, or not logged in any more.
+        """
+        probed = (await self.ask(pb.Request(probe=pb.Probe()))).probed
+        if probed.HasField("token") and probed.logged_in:
+            return
+        for place in self._places:
+            place.wake.set()
+        if not probed.HasField("token"):
+            raise self._absent(probed)
+        raise self._gone("has lost its login")
+
     async def ask_aside(self, request: pb.Request, *, within_s: float = GRACE_S) -> pb.Reply:
         """Send one request to the first host that sees the token, logged in or not.
 

@@ -8,7 +8,7 @@ signature with it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pkcs11
@@ -67,13 +67,36 @@ def check_mechanisms(slot: pkcs11.Slot, algorithm: KeyAlgorithm, token: str) -> 
 
 
 def find(
-    session: pkcs11.Session, kind: ObjectClass, object_id: bytes | None = None
+    session: pkcs11.Session, kind: ObjectClass, wanted_id: bytes | None = None
 ) -> list[pkcs11.Object]:
     """All key objects of one class, with that CKA_ID where one is given."""
     wanted: dict[Attribute, Any] = {Attribute.CLASS: kind}
-    if object_id is not None:
-        wanted[Attribute.ID] = object_id
+    if wanted_id is not None:
+        wanted[Attribute.ID] = wanted_id
     return list(session.get_objects(wanted))
+
+
+def find_pair(
+    session: pkcs11.Session, wanted_id: bytes
+) -> tuple[list[pkcs11.Object], list[pkcs11.Object]]:
+    """The private and the public keys with that CKA_ID."""
+    if ykcs11.is_yubikey(session.token):
+        # Its other objects, certificates and data, have the ids of the keys too.
+        return (
+            find(session, ObjectClass.PRIVATE_KEY, wanted_id),
+            find(session, ObjectClass.PUBLIC_KEY, wanted_id),
+        )
+    # One search for both: a module may go through all its objects for each.
+    found = list(session.get_objects({Attribute.ID: wanted_id}))
+    return (
+        [obj for obj in found if obj.object_class is ObjectClass.PRIVATE_KEY],
+        [obj for obj in found if obj.object_class is ObjectClass.PUBLIC_KEY],
+    )
+
+
+def object_id(obj: pkcs11.Object) -> bytes:
+    """CKA_ID; empty where the module does not tell it."""
+    return bytes(_read(obj, Attribute.ID, b""))
 
 
 def _read(obj: pkcs11.Object, attribute: Attribute, default: Any) -> Any:
@@ -110,10 +133,11 @@ def public_key(obj: pkcs11.Object) -> tuple[KeyAlgorithm | None, bytes]:
     return None, b""
 
 
-def _describe(private: pkcs11.Object, public: pkcs11.Object | None) -> pb.KeyObject:
+def describe(private: pkcs11.Object, public: pkcs11.Object | None) -> pb.KeyObject:
+    """What is told of a pair; without a readable public half also without public key."""
     algorithm, spki = public_key(public) if public is not None else (None, b"")
     return pb.KeyObject(
-        object_id=bytes(_read(private, Attribute.ID, b"")),
+        object_id=object_id(private),
         label=str(_read(private, Attribute.LABEL, "")),
         algorithm=algorithm.value if algorithm is not None else "",
         public_key=spki,
@@ -126,28 +150,48 @@ def _describe(private: pkcs11.Object, public: pkcs11.Object | None) -> pb.KeyObj
     )
 
 
-def list_all(session: pkcs11.Session, object_id: bytes | None = None) -> list[pb.KeyObject]:
-    """All key pairs, or those with that CKA_ID; a private key without a readable public half
-    shows without public key."""
+def list_all(session: pkcs11.Session, moved: Callable[[], None]) -> list[pb.KeyObject]:
+    """All key pairs; a private key without a readable public half shows without public key.
+
+    ``moved``: called again and again, since a full token takes long to tell them.
+    """
     publics: dict[bytes, list[pkcs11.Object]] = {}
-    for obj in find(session, ObjectClass.PUBLIC_KEY, object_id):
-        publics.setdefault(bytes(_read(obj, Attribute.ID, b"")), []).append(obj)
+    for obj in session.get_objects({Attribute.CLASS: ObjectClass.PUBLIC_KEY}):
+        publics.setdefault(object_id(obj), []).append(obj)
+        moved()
     pairs = []
     hidden = ykcs11.ATTESTATION_ID if ykcs11.is_yubikey(session.token) else None
-    for private in find(session, ObjectClass.PRIVATE_KEY, object_id):
-        its_id = bytes(_read(private, Attribute.ID, b""))
-        if its_id == hidden:
-            continue
-        candidates = publics.get(its_id, [])
-        # Two public keys under one id: no telling which is the pair's.
-        pairs.append(_describe(private, candidates[0] if len(candidates) == 1 else None))
+    for private in find(session, ObjectClass.PRIVATE_KEY):
+        its_id = object_id(private)
+        if its_id != hidden:
+            pairs.append(describe(private, _only(publics.get(its_id, []))))
+        moved()
     return pairs
 
 
+def list_some(session: pkcs11.Session, wanted: bytes) -> list[pb.KeyObject]:
+    """The key pairs with that CKA_ID, as :func:`list_all` tells them."""
+    if ykcs11.is_yubikey(session.token) and wanted == ykcs11.ATTESTATION_ID:
+        return []
+    privates, publics = find_pair(session, wanted)
+    return [describe(private, _only(publics)) for private in privates]
+
+
+def _only(publics: Sequence[pkcs11.Object]) -> pkcs11.Object | None:
+    """The public half; two public keys under one id: no telling which is the pair's."""
+    return publics[0] if len(publics) == 1 else None
+
+
 def generate(
-    session: pkcs11.Session, token: str, algorithm: KeyAlgorithm, object_id: bytes, label: str
-) -> pb.KeyObject:
-    """Make a pair, read it back, check its attributes.
+    session: pkcs11.Session,
+    token: str,
+    algorithm: KeyAlgorithm,
+    wanted_id: bytes,
+    label: str,
+    is_taken: Callable[[bytes], bool],
+) -> tuple[pb.KeyObject, pkcs11.Object, pkcs11.Object]:
+    """Make a pair, read it back, check its attributes; what is told of it, and its private and its
+    public key. ``is_taken`` tells whether an object has a CKA_ID already.
 
     Raises:
         MechanismMissingError: the token cannot; nothing was made.
@@ -157,13 +201,12 @@ def generate(
     if ykcs11.is_yubikey(session.token):
         raise ykcs11.no_generation(token)
     check_mechanisms(session.token.slot, algorithm, token)
-    for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
-        if find(session, kind, object_id):
-            raise TokenObjectError(
-                f"token {token} has an object with CKA_ID {object_id.hex()} already",
-                token=token,
-                object_id=object_id.hex(),
-            )
+    if is_taken(wanted_id):
+        raise TokenObjectError(
+            f"token {token} has an object with CKA_ID {wanted_id.hex()} already",
+            token=token,
+            object_id=wanted_id.hex(),
+        )
 
     private_template = {
         Attribute.SENSITIVE: True,
@@ -171,7 +214,7 @@ def generate(
         Attribute.PRIVATE: True,
     }
     wanted: dict[str, Any] = {
-        "id": object_id,
+        "id": wanted_id,
         "label": label,
         "store": True,
         "capabilities": MechanismFlag.SIGN | MechanismFlag.VERIFY,
@@ -187,21 +230,21 @@ def generate(
         )
         public, private = domain.generate_keypair(**wanted)
 
-    made = _describe(private, public)
-    wrong = _unacceptable(private, made, algorithm, object_id)
+    made = describe(private, public)
+    wrong = _unacceptable(private, made, algorithm, wanted_id)
     if wrong:
         private.destroy()
         public.destroy()
         raise TokenObjectError(
             f"token {token} made a key that is {', '.join(wrong)}; it was destroyed again",
             token=token,
-            object_id=object_id.hex(),
+            object_id=wanted_id.hex(),
         )
-    return made
+    return made, private, public
 
 
 def _unacceptable(
-    private: pkcs11.Object, made: pb.KeyObject, algorithm: KeyAlgorithm, object_id: bytes
+    private: pkcs11.Object, made: pb.KeyObject, algorithm: KeyAlgorithm, wanted_id: bytes
 ) -> list[str]:
     """What is wrong with a fresh pair, in words."""
     wrong = []
@@ -212,7 +255,7 @@ def _unacceptable(
     # Not every module tells CKA_LOCAL; one that says False did not generate the key itself.
     if _read(private, Attribute.LOCAL, True) is False:
         wrong.append("not CKA_LOCAL")
-    if made.object_id != object_id:
+    if made.object_id != wanted_id:
         wrong.append(f"filed under CKA_ID {made.object_id.hex()}")
     if made.algorithm != algorithm.value:
         wrong.append(f"of another kind ({made.algorithm or 'unreadable'})")
@@ -220,7 +263,7 @@ def _unacceptable(
 
 
 def destroy(
-    session: pkcs11.Session, token: str, object_id: bytes, wanted_public_key: bytes
+    session: pkcs11.Session, token: str, wanted_id: bytes, wanted_public_key: bytes
 ) -> bool:
     """Destroy the pair with this id and public key, the private half first; False: not there.
 
@@ -229,16 +272,15 @@ def destroy(
     Raises:
         TokenObjectError: objects with this id exist, but not surely the ones that are meant.
     """
-    privates = find(session, ObjectClass.PRIVATE_KEY, object_id)
-    publics = find(session, ObjectClass.PUBLIC_KEY, object_id)
+    privates, publics = find_pair(session, wanted_id)
     if not privates and not publics:
         return False
     if len(privates) > 1 or len(publics) > 1:
         raise TokenObjectError(
-            f"token {token} has several key pairs with CKA_ID {object_id.hex()}; "
+            f"token {token} has several key pairs with CKA_ID {wanted_id.hex()}; "
             "which one is meant cannot be told, so none was destroyed",
             token=token,
-            object_id=object_id.hex(),
+            object_id=wanted_id.hex(),
         )
     if wanted_public_key:
         matches = bool(publics) and public_key(publics[0])[1] == wanted_public_key
@@ -248,9 +290,9 @@ def destroy(
         why = "its label is not one of keyd's"
     if not matches:
         raise TokenObjectError(
-            f"token {token}: the pair with CKA_ID {object_id.hex()} was not destroyed: {why}",
+            f"token {token}: the pair with CKA_ID {wanted_id.hex()} was not destroyed: {why}",
             token=token,
-            object_id=object_id.hex(),
+            object_id=wanted_id.hex(),
         )
     if ykcs11.is_yubikey(session.token):
         raise ykcs11.no_destruction(token)

@@ -280,6 +280,12 @@ class TokenSession:
             )
         return self.session
 
+    def open_beside(self) -> pkcs11.Session:
+        """A second session, logged in like the first; DeviceGoneError and pkcs11.PKCS11Error."""
+        self.open_session()
+        assert self._token is not None
+        return self._token.open(rw=True)
+
     def lost(self, doing: str) -> DeviceGoneError:
         """What is told of work that was not tried because the session is gone."""
         self.forget_session()

@@ -93,6 +93,10 @@ class DevicePool:
         reply = await keeper.ask(pb.Request(generate=order))
         return _token_object(reply.generated.key, keeper.status().serial)
 
+    async def check(self, token: str) -> None:
+        """See model.Device."""
+        await self.keeper(token).check()
+
     async def objects(self, token: str, object_id: bytes = b"") -> list[TokenObject]:
         """See model.Device."""
         keeper = self.keeper(token)

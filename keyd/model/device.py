@@ -180,6 +180,10 @@ class Device(Protocol):
         SENSITIVE, not EXTRACTABLE, LOCAL. Not retried: after an error, look with ``objects``.
         Raises MechanismMissingError before anything is made."""
 
+    async def check(self, token: str) -> None:
+        """Look at the token now; costs the same however many keys it has. Raises TokenError when it
+        cannot be used."""
+
     async def objects(self, token: str, object_id: bytes = b"") -> list[TokenObject]:
         """All key pairs on the token, or those with this CKA_ID: a full token takes seconds to
         tell them all."""
