@@ -11,19 +11,41 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import pkcs11
 from pkcs11 import Attribute, ObjectClass
 
 from keyd.device import keypairs
-from keyd.device.pkcs11 import TokenSession
 from keyd.errors import TokenError
 
 _MOST_PAIRS = 50_000
 """Pairs that are remembered, at about 700 bytes each; the oldest are searched for again."""
 
 _SEARCHED_S = 0.1
-"""Searches of one login may take this long together before all keys are gone through."""
+"""Of a token with some hundred keys the first dozens may be searched for."""
+
+
+class Login(Protocol):
+    """What an index wants of pkcs11.TokenSession."""
+
+    @property
+    def generation(self) -> int:
+        """Counts the logins."""
+
+    @property
+    def session(self) -> pkcs11.Session | None:
+        """The one that is logged in."""
+
+    @property
+    def is_yubikey(self) -> bool:
+        """A token with a few slots, and certificates that have their ids."""
+
+    def open_session(self) -> pkcs11.Session:
+        """The same, or DeviceGoneError."""
+
+    def open_beside(self) -> pkcs11.Session:
+        """A second one."""
 
 
 @dataclass(slots=True)
@@ -46,10 +68,14 @@ class Pair:
 class KeyIndex:
     """The key pairs of one token, by CKA_ID."""
 
-    def __init__(self, token: TokenSession, *, most: int = _MOST_PAIRS) -> None:
-        """``most``: pairs that are remembered."""
+    def __init__(
+        self, token: Login, *, most: int = _MOST_PAIRS, patience_s: float = _SEARCHED_S
+    ) -> None:
+        """``most``: pairs that are remembered. ``patience_s``: searches of one login may take this
+        long together before all keys are gone through."""
         self._token = token
         self._most = most
+        self._patience_s = patience_s
         self._classes: dict[tuple[type, ...], type] = {}
         self._begin(token.generation)
 
@@ -120,7 +146,7 @@ class KeyIndex:
             self._generation == self._token.generation
             and self._token.session is not None
             and not self._is_listed
-            and self._searched_s > _SEARCHED_S
+            and self._searched_s > self._patience_s
             and not self._token.is_yubikey
         )
 
