@@ -17,7 +17,13 @@ from keyd.adapters.tufrepo.keyring import KeyRing, raise_missing
 from keyd.adapters.tufrepo.published import Delegator, parse_any, verifies
 from keyd.adapters.tufrepo.report import Missing, Waiting
 from keyd.adapters.tufrepo.settings import Settings
-from keyd.errors import RepositoryError, RuleRefusedError, VersionTakenError
+from keyd.errors import (
+    DeadlineError,
+    RepositoryError,
+    RuleRefusedError,
+    TokenError,
+    VersionTakenError,
+)
 
 _ATTEMPTS = 8
 
@@ -26,7 +32,8 @@ _ATTEMPTS = 8
 class Gathering:
     """Signatures for one piece of metadata after another, while the folder is locked.
 
-    ``skip``: keyids that shall not be asked (lost or stolen keys). ``notes``: what was renumbered.
+    ``skip``: keyids that shall not be asked (lost or stolen keys). ``notes``: what was renumbered,
+    and which tokens did not sign what was complete without them.
     """
 
     folder: Folder
@@ -63,9 +70,10 @@ class Gathering:
         self.folder.stage(role, metadata.signed.version, metadata.to_bytes())
         strict = judges if role == "root" else judges[-1:]
         needs = max(_lacking(judge, role, metadata) for judge in strict)
-        if needs == 0:
-            return None
         listed = {keyid for judge in strict for keyid in judge.get_delegated_role(role).keyids}
+        if needs == 0:
+            self._tell_of_tokens(role, metadata, listed, missing)
+            return None
         return Waiting(
             role,
             metadata.signed.version,
@@ -88,14 +96,29 @@ class Gathering:
         metadata = self._find_waiting(role, made.signed) or made
         missing = self._sign(role, metadata, judges)
         judge = judges[-1]
+        listed = set(judge.get_delegated_role(role).keyids)
         if verifies(judge, role, metadata):
+            self._tell_of_tokens(role, metadata, listed, missing)
             return metadata
-        listed = judge.get_delegated_role(role).keyids
         lacking = [m for m in missing if m.keyid in listed]
         if any(m.approval for m in lacking):
             self.folder.stage(role, metadata.signed.version, metadata.to_bytes())
         raise_missing(role, lacking)
         return metadata
+
+    def _tell_of_tokens(
+        self, role: str, metadata: Metadata[Any], listed: set[str], missing: Sequence[Missing]
+    ) -> None:
+        """Say whose signature is not there though nobody needs it: a token that was not touched, or
+        not there, is nothing that one would notice otherwise."""
+        signed = len(listed & metadata.signatures.keys())
+        for lost in missing:
+            if lost.keyid in listed and isinstance(lost.error, TokenError | DeadlineError):
+                self.notes.append(
+                    f"{role} {metadata.signed.version} is signed by {signed} of {len(listed)} "
+                    f"keys, which is enough; {lost.who} did not sign: {lost.why}. To have it sign "
+                    f"the next version: keydctl tuf refresh {self.folder.path} --role {role}"
+                )
 
     def _find_waiting(self, role: str, signed: Signed) -> Metadata[Any] | None:
         path = self.folder.staged_files().get(role)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from tuf.api.metadata import Metadata, Targets
@@ -10,10 +14,23 @@ from keyd.adapters.tuf import tuf_key
 from keyd.adapters.tufrepo.keyring import KeyRing, raise_missing
 from keyd.adapters.tufrepo.report import Missing
 from keyd.adapters.tufrepo.settings import Settings
-from keyd.errors import DeviceGoneError, PolicyDeniedError, RepositoryError
+from keyd.client import Key, KeyFilter, Signature
+from keyd.errors import (
+    DeadlineError,
+    DeviceGoneError,
+    KeydError,
+    PolicyDeniedError,
+    RepositoryError,
+)
 from keyd.model import Scheme
-from tests.unit.adapters.test_tuf_gathering import RefusingClient
-from tests.unit.adapters.test_tuf_signer import der_of
+from tests.unit.adapters.test_tuf_gathering import (
+    KEY,
+    PUBLIC,
+    RefusingClient,
+    a_root,
+    gathering,
+)
+from tests.unit.adapters.test_tuf_signer import FakeClient, der_of
 
 GONE = DeviceGoneError("token t is gone", hint="plug it in")
 DENIED = PolicyDeniedError("denied")
@@ -59,3 +76,55 @@ def test_a_signer_that_fails_is_quoted_in_words(uri: str, says: str) -> None:
 
     assert says.replace("KEYID", public.keyid) in missing.why
     assert "Error" not in missing.why
+
+
+class OneUntouched(FakeClient):
+    """Signs with every key but acme/spare."""
+
+    def __init__(self, error: KeydError) -> None:
+        super().__init__(KEY)
+        self._error = error
+
+    def sign(self, key: str, message: bytes | None = None, **asked: Any) -> Signature:
+        if key.startswith("acme/spare"):
+            raise self._error
+        return super().sign(key, message, **asked)
+
+    def list_keys(self, wanted: KeyFilter | None = None, *, page_size: int = 0) -> Iterator[Key]:
+        yield from ()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_told"),
+    [
+        (DeadlineError("touch token 1234567: spare was not touched within 15 s"), True),
+        (GONE, True),
+        (DENIED, False),
+    ],
+)
+def test_a_token_that_did_not_sign_what_was_complete_without_it_is_named(
+    tmp_path: Path, error: KeydError, is_told: bool
+) -> None:
+    """A key that somebody else may ask for its signature is nothing to worry about; one that
+    nobody touched is."""
+    spare = tuf_key(der_of(ec.generate_private_key(ec.SECP256R1())), Scheme.ECDSA_P256_SHA256)
+    root = a_root()
+    root.add_key(spare, "targets")
+    gather = gathering(tmp_path, OneUntouched(error))
+    gather.settings.signers[spare.keyid] = "keyd:acme/spare"
+    metadata = Metadata(Targets(3))
+    gather.stage("targets", metadata, 3)
+
+    waiting = gather.collect("targets", metadata, [root])
+
+    assert waiting is None
+    assert list(metadata.signatures) == [PUBLIC.keyid]
+    assert gather.notes == (
+        [
+            "targets 3 is signed by 1 of 2 keys, which is enough; keyd:acme/spare did not sign: "
+            f"{error.message}. To have it sign the next version: keydctl tuf refresh {tmp_path} "
+            "--role targets"
+        ]
+        if is_told
+        else []
+    )
