@@ -119,6 +119,26 @@ async def test_who_asked_sees_what_blinks_for_it_without_a_grant_for_tokens(
     assert queued.waiting == (Waiting(Purpose(), 1), Waiting(MINE, 2))
     assert lit.touch is not None and lit.touch.purpose == MINE
     assert over.touch is None
+    assert (queued.before, lit.before, over.before) == (1, 0, 0)
+
+
+async def test_whoever_asked_is_told_how_many_signatures_come_first(
+    tokens: Tokens, device: BlinkingDevice
+) -> None:
+    device.blink(NOT_MINE)
+    device.waiting = (Waiting(NOT_MINE, 3), Waiting(MINE, 2), Waiting(NOT_MINE, 9))
+    changes = tokens.watch(STRANGER, asked="req-1")
+    behind = await following(changes)
+    device.waiting = (Waiting(MINE, 2),)
+    next_one = await following(changes)
+    await changes.aclose()
+    others = await following(tokens.watch(ADMIN))
+
+    assert behind.before == 1 + 3
+    assert behind.touch is not None and behind.touch.purpose == Purpose()
+    assert next_one.before == 1
+    # Who watches all tokens waits for nothing.
+    assert others.before == 0
 
 
 @pytest.mark.parametrize("asked", ["req-2", "req-3"])

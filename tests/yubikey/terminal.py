@@ -70,6 +70,10 @@ class Terminal:
             self.sees(question)
             os.write(self._keyboard, f"{answer}\n".encode())
 
+    def interrupts(self) -> None:
+        """Press Ctrl-C."""
+        os.write(self._keyboard, b"\x03")
+
     def ends(self, within_s: float = 40.0) -> int:
         """Its exit code."""
         until = time.monotonic() + within_s
