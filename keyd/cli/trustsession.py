@@ -77,7 +77,9 @@ class Session:
     def collection(self, gun: str, trust_dir: Path | None = None) -> Collection:
         """A collection; ``trust_dir``: another one than the user's."""
         url = self.trust.server_of(gun)
-        web = Web(url, self.trust.tls_for(url), functools.partial(self._login, gun, url))
+        how = credentials.how_to_log_in(gun.partition("/")[0])
+        advice = f"{how}, or set {LOGIN_VARIABLE} to base64 of USER:PASSWORD"
+        web = Web(url, self.trust.tls_for(url), functools.partial(self._login, gun, url), advice)
         ring = KeyRing(gun, self.client, self.token, self.reason)
         cache = Cache(trust_dir or self.trust.trust_dir, gun)
         return Collection(NotaryServer(web, gun), cache, ring, self.trust.pinning, now)
@@ -95,15 +97,18 @@ class Session:
         """What the registry holds under a tag."""
         url = registry.url_of(image.host)
         login = functools.partial(credentials.find_login, self.trust.docker_dir, image.host)
+        advice = credentials.how_to_log_in(image.host)
         try:
-            return registry.find_manifest(Web(url, self.trust.tls_for(url), login), image)
+            return registry.find_manifest(Web(url, self.trust.tls_for(url), login, advice), image)
         except ServerGoneError as e:
             # docker takes plain http from a registry on this very machine. One that speaks TLS
             # does not get it: the way out is its CA.
-            if not is_loopback(url) or "certificate" in e.facts:
+            is_other = e.facts.get("server") != image.host  # who gives its tokens
+            if not is_loopback(url) or is_other or "certificate" in e.facts:
                 raise
             plain = f"http://{image.host}"
-            return registry.find_manifest(Web(plain, trustsettings.TlsFiles(), login), image)
+            tls = trustsettings.TlsFiles()
+            return registry.find_manifest(Web(plain, tls, login, advice), image)
 
 
 def now() -> datetime:

@@ -48,6 +48,11 @@ def from_basic(text: str) -> Login:
     return Login(user, password.rstrip("\0"))
 
 
+def how_to_log_in(host: str) -> str:
+    """The command that leaves a login for a registry where :func:`find_login` looks."""
+    return "docker login" if host == DOCKER_HUB else f"docker login {host}"
+
+
 def find_login(docker_dir: Path, host: str) -> Login | None:
     """docker's login for a registry, or None where there is none.
 
@@ -105,7 +110,10 @@ def _ask_helper(name: str, server: str) -> Login | None:
         said = (done.stdout + done.stderr).decode(errors="replace").strip()
         if "not found" in said:
             return None
-        raise ConfigError(f"{program} failed: {said[:200]}")
+        raise ConfigError(
+            f"docker's credential helper {program} failed: {said[:200]}",
+            hint=f"see whether it works without keydctl: {program} list",
+        )
     try:
         answer = json.loads(done.stdout)
         user, secret = str(answer["Username"]), str(answer["Secret"])

@@ -1,7 +1,7 @@
 """HTTP to trust servers and registries: TLS with own CAs, their tokens, bounded answers.
 
-Plain http is taken for loopback only. What a server asks for by a 401 is answered once: a Bearer
-challenge by a token of its realm, a Basic one by the login.
+Plain http is taken for loopback only, and proxies are those of the environment. What a server asks
+for by a 401 is answered once: a Bearer challenge by a token of its realm, a Basic one by the login.
 """
 
 from __future__ import annotations
@@ -55,11 +55,26 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         del req, fp, code, msg, headers, newurl
 
 
+class _Proxies(urllib.request.ProxyHandler):
+    """Those of HTTPS_PROXY, HTTP_PROXY and NO_PROXY; this very machine is asked without any."""
+
+    def proxy_open(self, req: urllib.request.Request, proxy: str, type: str) -> object:
+        """None: the request goes on without a proxy."""
+        if is_loopback(req.full_url):
+            return None
+        return super().proxy_open(req, proxy, type)
+
+
 class Web:
-    """Asks one host. ``login``: called when the host asks who we are."""
+    """Asks one host. ``login``: called when the host asks who we are. ``advice``: how to log in,
+    for people whom the host refuses; by default docker's command for this host."""
 
     def __init__(
-        self, base_url: str, tls: TlsFiles, login: Callable[[], Login | None] = lambda: None
+        self,
+        base_url: str,
+        tls: TlsFiles,
+        login: Callable[[], Login | None] = lambda: None,
+        advice: str = "",
     ) -> None:
         """Nothing is opened yet.
 
@@ -69,12 +84,11 @@ class Web:
         self.base_url = base_url
         check_url(base_url)
         self._login = login
+        self._advice = advice or f"docker login {urlsplit(base_url).netloc}"
         self._authorization: dict[str, str] = {}
-        handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
+        handlers: list[urllib.request.BaseHandler] = [_NoRedirect(), _Proxies()]
         if base_url.startswith("https:"):
             handlers.append(urllib.request.HTTPSHandler(context=_context(tls)))
-        if is_loopback(base_url):
-            handlers.append(urllib.request.ProxyHandler({}))
         self._opener = urllib.request.build_opener(*handlers)
 
     def ask(
@@ -103,13 +117,14 @@ class Web:
         answer = self._send(method, url, body, given, timeout_s)
         if answer.status != 401:
             return answer
-        authorization = self._answer_challenge(answer.headers.get("www-authenticate", ""), scope)
+        login = self._login()
+        authorization = self._answer_challenge(_challenge_of(answer), scope, login)
         if not authorization:
-            self._refuse(url, "asks for a login")
+            self._refuse(url, "wants a login" + _for(_challenge_of(answer), scope))
         given["Authorization"] = authorization
         answer = self._send(method, url, body, given, timeout_s)
         if answer.status == 401:
-            self._refuse(url, "does not take this login for what was asked")
+            self._explain(url, authorization, _challenge_of(answer), scope, login)
         self._authorization[scope] = authorization
         return answer
 
@@ -138,9 +153,8 @@ class Web:
         except (OSError, HTTPException) as e:
             raise _gone(host, e) from e
 
-    def _answer_challenge(self, challenge: str, scope: str) -> str:
+    def _answer_challenge(self, challenge: str, scope: str, login: Login | None) -> str:
         kind, _, rest = challenge.partition(" ")
-        login = self._login()
         if kind.lower() == "basic":
             return login.basic if login and login.password else ""
         if kind.lower() != "bearer":
@@ -167,22 +181,63 @@ class Web:
             separator = "&" if urlsplit(realm).query else "?"
             url = f"{realm}{separator}{urlencode(query)}"
             answer = self._send("GET", url, None, headers, TIMEOUT_S)
+        if answer.status in (400, 401, 403) and login:  # RFC 6749 says 400 of a refresh token
+            self._refuse(realm, f"does not take {_of(login)}")
+        if answer.status in (401, 403):
+            self._refuse(realm, "wants a login" + _for(challenge, scope))
         if answer.status != 200:
-            self._refuse(realm, f"gives no token ({answer.status})")
+            raise ServerGoneError(
+                f"{urlsplit(realm).netloc} gives no token: it answered {answer.status}",
+                hint="ask whoever runs it, or try again; nothing was changed",
+                server=urlsplit(realm).netloc,
+            )
         try:
             found = json.loads(answer.body)
             return f"Bearer {found.get('token') or found['access_token']}"
         except (ValueError, KeyError, AttributeError) as e:
             raise RepositoryError(f"{realm} answered with something that is no token") from e
 
-    def _refuse(self, url: str, why: str) -> NoReturn:
+    def _explain(
+        self, url: str, authorization: str, challenge: str, scope: str, login: Login | None
+    ) -> NoReturn:
+        """Why a host refuses what it asked for."""
+        if authorization.startswith("Basic "):
+            self._refuse(url, f"does not take {_of(login)}")
+        if 'error="invalid_token"' in challenge:
+            raise PolicyDeniedError(
+                f"{urlsplit(url).netloc} does not believe the token that it sent for",
+                hint="whoever runs it has to look: who issues its tokens, and which certificate "
+                "they are signed with; and at the clocks",
+                server=urlsplit(url).netloc,
+            )
+        if login is None:
+            self._refuse(url, "wants a login" + _for(challenge, scope))
+        self._refuse(url, f"gives {_of(login)} no right" + _for(challenge, scope), is_known=True)
+
+    def _refuse(self, url: str, why: str, *, is_known: bool = False) -> NoReturn:
         host = urlsplit(url).netloc
+        begin = "ask whoever runs it for that right, or log in as" if is_known else "log in as"
         raise PolicyDeniedError(
             f"{host} {why}",
-            hint=f"log in as somebody who may: docker login {urlsplit(self.base_url).netloc}, or "
-            "set NOTARY_AUTH to base64 of USER:PASSWORD",
+            hint=f"{begin} somebody who may: {self._advice}",
             server=host,
         )
+
+
+def _challenge_of(answer: Answer) -> str:
+    return answer.headers.get("www-authenticate", "")
+
+
+def _of(login: Login | None) -> str:
+    return f"the login of {login.user}" if login and login.user else "the login"
+
+
+def _for(challenge: str, scope: str) -> str:
+    """What was asked for: ``repository:NAME:ACTIONS`` as a part of a sentence."""
+    wanted = dict(_CHALLENGE.findall(challenge)).get("scope") or scope
+    _, _, named = wanted.partition(":")
+    name, _, actions = named.rpartition(":")
+    return f" to {actions.replace('*', 'administer').replace(',', ' and ')} {name}" if name else ""
 
 
 def check_url(url: str) -> None:
