@@ -19,11 +19,14 @@ LOGIN = Login("alice", "secret")
 
 
 class Server:
-    """Wants a token of its own realm. ``challenge``: what it answers to those without one."""
+    """Wants a token of its own realm. ``challenge``: what it answers to those without one;
+    ``believed``: a token that it wants in place of the one it gives."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, str]] = []
         self.token = "t0"
+        self.token_status = 200
+        self.believed = ""
         self.answer = b"{}"
         server = self
 
@@ -51,11 +54,11 @@ class Server:
         status, answer = 200, self.answer
         if request.path.startswith("/token"):
             allowed = authorization == LOGIN.basic or "refresh_token=refresh" in body
-            status = 200 if allowed else 401
+            status = self.token_status if allowed else 401
             answer = json.dumps({"token": self.token}).encode()
         elif request.path.startswith("/elsewhere"):
             status = 307
-        elif authorization != f"Bearer {self.token}" and authorization != LOGIN.basic:
+        elif authorization not in (f"Bearer {self.believed or self.token}", LOGIN.basic):
             status = 401
         request.send_response(status)
         if status == 401:
@@ -129,6 +132,29 @@ def test_a_token_that_is_not_enough_is_a_refusal(server: Server) -> None:
 
     with pytest.raises(PolicyDeniedError):
         asking.ask("GET", "/v2/", scope="s")
+
+
+def test_a_token_that_is_not_believed_is_told_apart_from_a_login_that_may_not(
+    server: Server,
+) -> None:
+    asking = web(server)
+    server.challenge += ',scope="repository:g:push,pull"'
+    server.believed = "another"
+
+    with pytest.raises(PolicyDeniedError, match="the login of alice no right to push and pull g"):
+        asking.ask("POST", "/v2/")
+    server.challenge += ',error="invalid_token"'
+    with pytest.raises(PolicyDeniedError, match="does not believe the token") as error:
+        asking.ask("POST", "/v2/")
+
+    assert "clocks" in error.value.hint
+
+
+def test_a_token_server_that_fails_is_no_refusal(server: Server) -> None:
+    server.token_status = 503
+
+    with pytest.raises(ServerGoneError, match="503"):
+        web(server).ask("GET", "/v2/", scope="s")
 
 
 def test_a_login_is_not_sent_to_a_realm_without_tls(server: Server) -> None:
