@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 import click
 
 from keyd.cli import output
@@ -17,10 +14,8 @@ from keyd.cli.keyarguments import (
     read_labels,
     versioned,
 )
+from keyd.cli.keyversions import COMMANDS, answer
 from keyd.cli.settings import Group, Settings
-
-if TYPE_CHECKING:
-    from keyd.client import Client, Key
 
 _ALGORITHMS = ("ecdsa-p256", "ecdsa-p384", "ed25519", "rsa-2048", "rsa-3072", "rsa-4096")
 _STATES = ("PENDING", "ENABLED", "DISABLED", "DESTROY_SCHEDULED", "DESTROYABLE", "DESTROYED")
@@ -36,6 +31,10 @@ def key() -> None:
     A key is a name that lives on; its versions are the key pairs on the token. A version is named
     as KEY N or as KEY/versions/N.
     """
+
+
+for _command in COMMANDS:
+    key.add_command(_command)
 
 
 @key.command()
@@ -82,8 +81,6 @@ def create(
         raise click.UsageError(f"{scheme} is no scheme; known are {', '.join(Scheme)}")
     bindings = read_bindings(bind)
     labels = read_labels(label)
-    if touch in ("always", "cached"):
-        output.note("touch the YubiKey when it blinks: the new key signs its certificate")
     with settings.connect() as keyd:
         made = keyd.create_key(
             name,
@@ -98,7 +95,7 @@ def create(
             pin=PinPolicy(pin) if pin else None,
             reason=reason,
         )
-    _show(settings, made, f"created {made.name} on {made.token}")
+    answer(settings, made, f"created {made.name} on {made.token}")
     if not bindings:
         output.warn(f"{made.name} is bound to nothing: it signs anything; see keydctl key update")
 
@@ -173,88 +170,7 @@ def rotate(settings: Settings, key: str, at_once: bool, reason: str) -> None:
         newest = max((v.number for v in before.versions), default=0)
         now = keyd.rotate(key, at_once=at_once, expected_newest=newest, reason=reason)
     number = max(v.number for v in now.versions)
-    _show(settings, now, f"{now.name}: version {number} is {'active' if at_once else 'staged'}")
-
-
-@key.command()
-@versioned
-@REASON
-@click.pass_obj
-def activate(settings: Settings, key: str, version: int | None, reason: str) -> None:
-    """Make a version the one that signs by default."""
-    _change(settings, key, version, reason, lambda keyd: keyd.activate, "is active")
-
-
-@key.command()
-@versioned
-@REASON
-@click.pass_obj
-def enable(settings: Settings, key: str, version: int | None, reason: str) -> None:
-    """Let a disabled version sign again."""
-    _change(settings, key, version, reason, lambda keyd: keyd.enable, "is enabled")
-
-
-@key.command()
-@versioned
-@REASON
-@click.pass_obj
-def disable(settings: Settings, key: str, version: int | None, reason: str) -> None:
-    """Stop a version from signing; it can be enabled again."""
-    _change(settings, key, version, reason, lambda keyd: keyd.disable, "is disabled")
-
-
-@key.command()
-@versioned
-@click.option("--confirm", is_flag=True, help="The waiting time is over: destroy it now.")
-@click.option("--wait", type=duration, default="0s", help="Waiting time, 7d by default.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@REASON
-@click.pass_obj
-def destroy(
-    settings: Settings,
-    key: str,
-    version: int | None,
-    confirm: bool,
-    wait: int,
-    yes: bool,
-    reason: str,
-) -> None:
-    """Destroy a version's key pair on the token: first schedule it, later --confirm.
-
-    It stops signing at once. Until --confirm after the waiting time it can be called back with
-    keydctl key cancel-destroy; nothing ever destroys it by itself.
-    """
-    name, number = name_and_number(key, version)
-    full = f"{name}/versions/{number}"
-    if confirm:
-        settings.confirm(f"Destroying {full} cannot be undone.", full, yes)
-    else:
-        settings.confirm(f"{full} stops signing now and can be destroyed later.", full, yes)
-    with settings.connect() as keyd:
-        if confirm:
-            now = keyd.destroy(name, number, reason=reason)
-        else:
-            now = keyd.schedule_destroy(name, number, wait_s=wait, reason=reason)
-    after = now.find_version(number)
-    when = output.when(after.destroy_after) if after else ""
-    _show(
-        settings,
-        now,
-        f"{full} is destroyed"
-        if confirm
-        else f"{full} signs no more; from {when}: keydctl key destroy {name} {number} --confirm",
-    )
-
-
-@key.command("cancel-destroy")
-@versioned
-@REASON
-@click.pass_obj
-def cancel_destroy(settings: Settings, key: str, version: int | None, reason: str) -> None:
-    """Call a scheduled destruction off; the version is then disabled."""
-    _change(
-        settings, key, version, reason, lambda keyd: keyd.cancel_destroy, "is kept, and disabled"
-    )
+    answer(settings, now, f"{now.name}: version {number} is {'active' if at_once else 'staged'}")
 
 
 @key.command()
@@ -345,27 +261,6 @@ def update(
             rotation_period_s=rotate_every,
             reason=reason,
         )
-    _show(settings, now, f"{now.name} is changed")
+    answer(settings, now, f"{now.name} is changed")
     if before.bindings and not now.bindings:
         output.warn(f"{now.name} is bound to nothing now: it signs anything")
-
-
-def _change(
-    settings: Settings,
-    key: str,
-    version: int | None,
-    reason: str,
-    change: Callable[[Client], Callable[..., Key]],
-    done: str,
-) -> None:
-    """Let one call change the state of one version; ``done``: what it then is."""
-    name, number = name_and_number(key, version)
-    with settings.connect() as keyd:
-        now = change(keyd)(name, number, reason=reason)
-    _show(settings, now, f"{name}: version {number} {done}")
-
-
-def _show(settings: Settings, key: Key, done: str) -> None:
-    from keyd.cli.keyshapes import details, key_json
-
-    settings.answer(key_json(key), lambda: f"{done}\n\n{details(key)}")
