@@ -7,6 +7,7 @@ RFC 3279 (ECDSA-Sig-Value), PKCS#11 v2.40 mechanisms 2.3 and v3.0 2.3.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from keyd.model import HashAlgorithm, KeyAlgorithm, Scheme
@@ -25,6 +26,14 @@ EC_PARAMS = {
 
 ED25519_PARAMS_AS_NAME = b"\x13\x0cedwards25519"
 """The other form PKCS#11 v3.0 gives Edwards curves: a PrintableString."""
+
+_SPELLED_OUT = {
+    "40c3c405abfc62e096cb6491f85f967d6d75ede716604629654910c475d4b846": KeyAlgorithm.ECDSA_P256,
+    "19a03321b63c6490867791325fc61a4df548ffaf40b94e499793a6267e5a72dd": KeyAlgorithm.ECDSA_P384,
+}
+"""SHA-256 of a curve's ECParameters (RFC 3279, 2.3.5) in place of its name, as libykcs11 tells them
+for keys that were not made on their YubiKey. Byte for byte: a curve with another generator is
+another curve, whatever else it shares."""
 
 COORDINATE_BYTES = {KeyAlgorithm.ECDSA_P256: 32, KeyAlgorithm.ECDSA_P384: 48}
 """Length of r, of s and of one coordinate of a point."""
@@ -70,7 +79,8 @@ def ec_algorithm(params: bytes) -> KeyAlgorithm | None:
     """The algorithm whose curve CKA_EC_PARAMS names, or None for a curve keyd does not use."""
     if params == ED25519_PARAMS_AS_NAME:
         return KeyAlgorithm.ED25519
-    return next((name for name, known in EC_PARAMS.items() if known == params), None)
+    named = next((name for name, known in EC_PARAMS.items() if known == params), None)
+    return named or _SPELLED_OUT.get(hashlib.sha256(params).hexdigest())
 
 
 def ec_public_key(algorithm: KeyAlgorithm, point: bytes) -> bytes:

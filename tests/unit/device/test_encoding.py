@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
@@ -76,6 +77,23 @@ def test_both_spellings_of_the_edwards_curve_are_known_and_other_curves_are_not(
     assert encoding.ec_algorithm(b"\x13\x0cedwards25519") is KeyAlgorithm.ED25519
     assert encoding.ec_algorithm(bytes.fromhex("06032b6570")) is KeyAlgorithm.ED25519
     assert encoding.ec_algorithm(bytes.fromhex("06052b8104000a")) is None
+
+
+@pytest.mark.parametrize(
+    ("curve", "algorithm"),
+    [("prime256v1", KeyAlgorithm.ECDSA_P256), ("secp384r1", KeyAlgorithm.ECDSA_P384)],
+)
+def test_a_curve_that_is_spelled_out_is_known_and_one_with_another_generator_is_not(
+    curve: str, algorithm: KeyAlgorithm
+) -> None:
+    words = ("-name", curve, "-param_enc", "explicit", "-outform", "DER")
+    params = subprocess.run(["openssl", "ecparam", *words], capture_output=True, check=True).stdout
+    assert len(params) > 200
+
+    assert encoding.ec_algorithm(params) is algorithm
+    for at in (12, len(params) // 2, len(params) - 60):
+        other = params[:at] + bytes([params[at] ^ 1]) + params[at + 1 :]
+        assert encoding.ec_algorithm(other) is None
 
 
 @pytest.mark.parametrize("algorithm", list(CURVES))
