@@ -37,6 +37,8 @@ MAX_ROOTS = 1024
 MAX_ROLES = 256
 """More delegated roles than this are refused."""
 
+_LOOKS = 4
+
 
 @dataclass(slots=True)
 class Trusted:
@@ -107,14 +109,35 @@ class Reading:
     pinning: Pinning
     now: datetime
     is_expired_taken: bool = False
+    _seen: tuple[int, bytes | None] = (0, None)
 
     def find(self) -> Trusted | None:
         """The collection, verified; None where the server has none of that name.
+
+        Somebody may publish between two of its files: what does not verify is looked at again
+        where something else is served by then.
 
         Raises:
             RepositoryError: something does not verify, is older than what was seen, or expired.
             ServerGoneError, PolicyDeniedError: the server does not answer.
         """
+        for _ in range(_LOOKS - 1):
+            try:
+                return self._look()
+            except RepositoryError:
+                if not self._has_moved():
+                    raise
+        return self._look()
+
+    def _has_moved(self) -> bool:
+        """True where the last look saw another root or timestamp than is served now."""
+        version, timestamp = self._seen
+        if not version:
+            return False
+        following = self.server.find(f"{version + 1}.root")
+        return following is not None or self.server.find("timestamp") != timestamp
+
+    def _look(self) -> Trusted | None:
         gun = self.server.gun
         roots = self._roots()
         if roots is None:
@@ -122,6 +145,7 @@ class Reading:
         root = served_files.read("root", roots[-1], Root)
         self._check_root(root)
         timestamp_file = self.server.find("timestamp")
+        self._seen = root.version, timestamp_file
         if timestamp_file is None:
             return self._gone()
         timestamp = self._verified("timestamp", timestamp_file, root, Timestamp)
