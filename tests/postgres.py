@@ -53,7 +53,8 @@ class Postgres:
 
     def __enter__(self) -> Postgres:
         try:
-            self._start()
+            self._make()
+            self.start()
         except BaseException:
             self._end()
             raise
@@ -82,7 +83,7 @@ class Postgres:
             timeout=_TIMEOUT_S,
         ).stdout.strip()
 
-    def _start(self) -> None:
+    def _make(self) -> None:
         data = self._folder / "data"
         if os.geteuid() == 0:
             owner = pwd.getpwnam("postgres")
@@ -94,6 +95,10 @@ class Postgres:
             timeout=_TIMEOUT_S,
             cwd="/",
         )
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        data = self._folder / "data"
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
@@ -119,7 +124,8 @@ class Postgres:
             else:
                 return
 
-    def _end(self) -> None:
+    def stop(self) -> None:
+        """End it at once, as a crash would; what was committed is there after :meth:`start`."""
         if self._process is not None:
             stop = ("stop", "-m", "immediate", "-D", str(self._folder / "data"))
             subprocess.run(
@@ -131,6 +137,9 @@ class Postgres:
             )
             self._process.wait(_TIMEOUT_S)
             self._process = None
+
+    def _end(self) -> None:
+        self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _as_user(self, program: str, *arguments: str) -> list[str]:

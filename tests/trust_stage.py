@@ -27,6 +27,7 @@ from keyd.adapters.notary.settings import TlsFiles
 from keyd.adapters.notary.web import Web
 from keyd.client import Client
 from keyd.content.envelope import FileSignature
+from tests.keydctl_forks import Fork
 from tests.notary_programs import PASSPHRASE, POLICY, Sandbox, running
 
 TRUST_POLICY = POLICY.replace('"signer",', '"signer", "certify", "approve",', 1)
@@ -93,24 +94,25 @@ class Registry:
 
 
 class Person:
-    """keydctl trust with a docker folder, and so a trust directory, of somebody's own."""
+    """keydctl trust with a docker folder, and so a trust directory, of somebody's own. ``url`` and
+    ``endpoint``: other ways to notary-server and to keyd than the straight ones."""
 
-    def __init__(self, sandbox: Sandbox, folder: Path) -> None:
+    def __init__(self, sandbox: Sandbox, folder: Path, url: str = "", endpoint: str = "") -> None:
         self.folder = folder
         self.docker = folder / "docker"
         self.trust_dir = self.docker / "trust"
-        self._sandbox = sandbox
-        tls = self.docker / "tls" / sandbox.url.removeprefix("https://")
+        server = url or sandbox.url
+        tls = self.docker / "tls" / server.removeprefix("https://")
         tls.mkdir(parents=True)
         shutil.copy(sandbox.certificates.ca, tls / "ca.crt")
         self.env = {
             **os.environ,
             "HOME": str(folder),
-            "KEYD_ENDPOINT": f"unix:{sandbox.folder}/run/keyd.sock",
+            "KEYD_ENDPOINT": endpoint or f"unix:{sandbox.folder}/run/keyd.sock",
             "XDG_STATE_HOME": str(folder / "state"),
             "PYTHONPATH": str(_ROOT),
             "DOCKER_CONFIG": str(self.docker),
-            "DOCKER_CONTENT_TRUST_SERVER": sandbox.url,
+            "DOCKER_CONTENT_TRUST_SERVER": server,
             "DOCKER_CONTENT_TRUST_ROOT_PASSPHRASE": PASSPHRASE,
             "DOCKER_CONTENT_TRUST_REPOSITORY_PASSPHRASE": PASSPHRASE,
             "PCSCLITE_CSOCK_NAME": "/nonexistent",
@@ -134,6 +136,10 @@ class Person:
         done = self.run("trust", *words, "--json", stdin=b"", **env)
         assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
         return json.loads(done.stdout or done.stderr.splitlines()[-1])
+
+    def fork(self, *words: str | Path, **env: str) -> Fork:
+        """Begin ``keydctl trust WORDS``, to be killed on the way."""
+        return Fork(self.folder, ("trust", *map(str, words)), {**self.env, **env})
 
     def docker_cli(self, *words: str) -> subprocess.CompletedProcess[str]:
         """The docker client, which needs no engine for trust."""
@@ -175,9 +181,9 @@ class Stage:
         self.sandbox = sandbox
         self.registry = Registry()
 
-    def person(self) -> Person:
+    def person(self, url: str = "", endpoint: str = "") -> Person:
         """Somebody who never saw anything."""
-        return Person(self.sandbox, self.sandbox.folder / f"person{next(_NUMBERS)}")
+        return Person(self.sandbox, self.sandbox.folder / f"person{next(_NUMBERS)}", url, endpoint)
 
     def gun(self) -> str:
         """A collection that is not there yet, in the registry."""
@@ -213,9 +219,15 @@ class Stage:
 
 
 @contextmanager
-def a_stage(folder: Path, *, policy: str = TRUST_POLICY) -> Iterator[Stage]:
+def a_stage(
+    folder: Path,
+    *,
+    policy: str = TRUST_POLICY,
+    storage: dict[str, str] | None = None,
+    settings: str = "",
+) -> Iterator[Stage]:
     """Started, and in the end stopped whatever happened."""
-    with running(Sandbox(folder, policy=policy)) as sandbox:
+    with running(Sandbox(folder, policy=policy, storage=storage, settings=settings)) as sandbox:
         stage = Stage(sandbox)
         stage.registry.start()
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from keyd.adapters.notary import changes, delegations, lookup
+from keyd.adapters.notary import changes, delegations, lookup, rotation
 from keyd.adapters.notary.collection import Collection
 from keyd.adapters.notary.pinning import Pinning
 from keyd.adapters.notary.server import NotaryServer
@@ -66,6 +66,20 @@ class Interrupted(NotaryServer):
         self._before()
         super().publish(files)
         self._after()
+
+
+class Moving(NotaryServer):
+    """Lets something happen before the first look at the timestamp."""
+
+    def __init__(self, of: NotaryServer, happens: Callable[[], object]) -> None:
+        super().__init__(of.web, of.gun)
+        self._happens = once(happens)
+
+    def find(self, name: str) -> bytes | None:
+        """As the server does."""
+        if name == "timestamp":
+            self._happens()
+        return super().find(name)
 
 
 class Recorded(NotaryServer):
@@ -249,6 +263,37 @@ def test_a_version_published_under_a_skipped_number_is_not_overwritten(
                 mine.publish()
 
     assert set(stage.listed(gun)) == {"slow"}
+
+
+def test_who_reads_while_another_root_is_published_looks_again(stage: Stage) -> None:
+    gun = begun(stage)
+
+    def somebody_else() -> None:
+        with stage.collection(gun) as other:
+            rotation.hand_to_server(other, "snapshot")
+
+    moving = Moving(stage.server(gun), somebody_else)
+    with stage.collection(gun, server=moving) as reader:
+        assert reader.get().root.version == 2
+
+
+def test_what_was_staged_for_a_new_collection_is_not_for_one_of_somebody_else(
+    stage: Stage, tmp_path: Path
+) -> None:
+    gun = stage.gun()
+    with stage.collection(gun, trust_dir=tmp_path) as mine:
+        mine.init(mine.ring.ensure("root"))
+        with stage.collection(gun) as other:
+            other.init(other.ring.create("root"))
+            other.publish()
+        add(mine, "mine")
+
+        with pytest.raises(RepositoryError, match="begun by somebody else meanwhile") as error:
+            mine.publish()
+
+        assert f"keydctl trust reset {gun} --all" in error.value.hint
+        assert len(mine.staged()) == 2
+    assert stage.listed(gun) == {}
 
 
 # ------------------------------------------------------------------------------ lies

@@ -12,6 +12,7 @@ from keyd.adapters.notary import changes, keyobjects, metadata, rootcert
 from keyd.adapters.notary.cache import Cache
 from keyd.adapters.notary.changes import Change
 from keyd.adapters.notary.drafting import Drafting
+from keyd.adapters.notary.keyobjects import KeyObject
 from keyd.adapters.notary.keyring import Held, KeyRing
 from keyd.adapters.notary.metadata import Draft
 from keyd.adapters.notary.pinning import Pinning, covers
@@ -100,11 +101,16 @@ class Collection:
 
     def init(self, root_key: Held, certificate: bytes = b"") -> None:
         """Stage the beginning of a collection; its root key is certified here where nobody gives
-        a certificate.
+        a certificate. Nothing happens where that is staged already, as by a run that died or
+        waits for consent.
 
         Raises:
-            RepositoryError: it exists already, or is staged, or the certificate does not fit.
+            RepositoryError: it exists already, or is staged with another key, or the certificate
+                does not fit.
         """
+        staged = self._staged_root()
+        if staged is not None and not certificate and staged.spki == root_key.version.public_key:
+            return
         if self.find(is_expired_taken=True) is not None:
             raise RepositoryError(
                 f"{self.gun} exists on the server already",
@@ -112,10 +118,11 @@ class Collection:
                 f"with keydctl trust migrate {self.gun}",
                 gun=self.gun,
             )
-        if any(c.action == "init" for c in self.staged()):
+        if staged is not None:
             raise RepositoryError(
                 f"the beginning of {self.gun} is staged already",
-                hint=f"keydctl trust publish {self.gun}",
+                hint=f"keydctl trust publish {self.gun}; or drop it and all that is staged with "
+                f"it: keydctl trust reset {self.gun} --all",
             )
         pem = certificate or rootcert.pem(self.certify(root_key))
         found = keyobjects.of_certificates(x509.load_pem_x509_certificates(pem))
@@ -145,6 +152,7 @@ class Collection:
             def make(trusted: Trusted | None, drafting: Drafting) -> dict[str, Draft]:
                 if trusted is None:
                     return self._beginning(staged, drafting)
+                self._check_own_beginning(trusted)
                 return drafting.of_changes(staged)
 
             report = self.publication.publish(make)
@@ -153,11 +161,9 @@ class Collection:
 
     def _beginning(self, staged: Sequence[Change], drafting: Drafting) -> dict[str, Draft]:
         """The first root and targets, with all that is staged."""
-        begin = next((c for c in staged if c.action == "init"), None)
-        if begin is None:
+        root_key = self._staged_root()
+        if root_key is None:
             raise self.absent()
-        pem = str(begin.facts["certificate"]).encode("ascii")
-        root_key = keyobjects.of_certificates(x509.load_pem_x509_certificates(pem))
         keys = {"root": root_key, "targets": self.ring.ensure("targets").object}
         keys |= {role: self.server.key(role) for role in ("snapshot", "timestamp")}
         root = metadata.new_root(
@@ -167,6 +173,30 @@ class Collection:
         )
         drafts = {"targets": drafting.next_targets("targets"), **drafting.of_changes(staged)}
         return {"root": root, **drafts}
+
+    def _staged_root(self) -> KeyObject | None:
+        """The root key of a beginning that is staged."""
+        begin = next((c for c in self.staged() if c.action == "init"), None)
+        if begin is None:
+            return None
+        pem = str(begin.facts["certificate"]).encode("ascii")
+        return keyobjects.of_certificates(x509.load_pem_x509_certificates(pem))
+
+    def _check_own_beginning(self, trusted: Trusted) -> None:
+        """What was staged for a collection of our own is not for one that somebody else began.
+
+        Raises:
+            RepositoryError: another root key than the staged one began it.
+        """
+        mine, root = self._staged_root(), trusted.root_document
+        keys = {root.keys[k].spki for k in root.roles["root"].keyids if k in root.keys}
+        if mine is not None and mine.spki not in keys:
+            raise RepositoryError(
+                f"{self.gun} was begun by somebody else meanwhile, with another root key",
+                hint=f"look at it: keydctl trust list {self.gun}; drop what is staged here: "
+                f"keydctl trust reset {self.gun} --all",
+                gun=self.gun,
+            )
 
     def delete(self, *, remote: bool) -> None:
         """Forget everything here; with ``remote`` the server deletes it first, for everybody."""

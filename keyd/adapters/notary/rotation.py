@@ -53,6 +53,9 @@ def rotate(collection: Collection, role: str, *, key: str = "") -> Rotated:
             "timestamp -r",
         )
     before = _root_of(collection)
+    done = None if key else _done_before(collection, role, before, by_server=False)
+    if done is not None:
+        return done
     old = before.roles[role].keyids
     kept = [before.keys[k] for k in old if k in before.keys]
     held, is_done = _next_key(collection, role, kept, key)
@@ -78,11 +81,45 @@ def hand_to_server(collection: Collection, role: str) -> Rotated:
             hint="only snapshot and timestamp go with -r (--server-managed)",
         )
     root = _root_of(collection)
+    done = _done_before(collection, role, root, by_server=True)
+    if done is not None:
+        return done
     old = root.roles[role].keyids
     new = server_key(collection, role, root)
     collection.publication.is_snapshot_servers = role == "snapshot"
     report = _publish(collection, role, new)
     return Rotated(role, new.keyid, "", old, report)
+
+
+def _done_before(
+    collection: Collection, role: str, root: Root, *, by_server: bool
+) -> Rotated | None:
+    """What an earlier run has published without learning it: the root that it kept is served."""
+    cache, server = collection.cache, collection.server
+    with cache.locked():
+        kept, served = cache.pending(), cache.read()
+        if kept.get("root") != served["root"]:
+            return None
+        file = server.find(f"{root.version - 1}.root")
+        before = envelope.parse(file).document if file else None
+        new = root.keys[root.roles[role].keyids[0]]
+        is_servers = role in SERVER_ROLES and server.key(role).keyid == new.keyid
+        is_other = not isinstance(before, Root) or before.roles[role] == root.roles[role]
+        if is_other or is_servers is not by_server:
+            return None
+        assert isinstance(before, Root)
+        held = None if by_server else collection.ring.find(new.spki)
+        if held is not None:
+            collection.ring.activate(held)
+        versions = {
+            name: envelope.parse(file).document.version
+            for name, file in kept.items()
+            if served.get(name) == file
+        }
+        cache.drop_pending()
+    report = Report(versions, ["an earlier run had published it"])
+    key_version = held.version.name if held is not None else ""
+    return Rotated(role, new.keyid, key_version, before.roles[role].keyids, report)
 
 
 def _next_key(
