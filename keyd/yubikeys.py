@@ -15,7 +15,6 @@ from keyd.errors import (
     KeydError,
     PolicyDeniedError,
     TokenNotFoundError,
-    TokenObjectError,
 )
 from keyd.gate import Gate
 from keyd.model import (
@@ -36,11 +35,9 @@ from keyd.model import (
     YubiKeyDevice,
     check_secret,
 )
-from keyd.pluggedin import NotConfigured
+from keyd.newyubikeys import NotConfigured, check_fresh
 from keyd.slots import InSlots
 from keyd.unbroken import Unbroken
-
-_ADOPT_HINT = "register what is there instead: keydctl key adopt NAME --token {token} --slot 9c"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +135,7 @@ class YubiKeys:
         self._check_yubikey(token)
 
         async def work() -> tuple[str, ...]:
-            self._check_fresh(token, await self._yubikeys.look(token))
+            check_fresh(token, await self._yubikeys.look(token))
             return await self._yubikeys.init(token, pin, puk)
 
         notes = await self._change(
@@ -286,22 +283,6 @@ class YubiKeys:
             return tuple(notes or ())
 
         return await self._unbroken.run(run())
-
-    def _check_fresh(self, token: str, yubikey: YubiKey) -> None:
-        if yubikey.slots:
-            lies = ", ".join(f"{c.slot} ({c.algorithm or 'unknown'})" for c in yubikey.slots)
-            raise TokenObjectError(
-                f"YubiKey {yubikey.serial} holds keys, in {lies}; it is not set up anew",
-                hint=_ADOPT_HINT.format(token=token),
-                token=token,
-            )
-        if yubikey.pin_tries_of and "pin" not in yubikey.factory:
-            raise TokenObjectError(
-                f"the PIN of YubiKey {yubikey.serial} is not the factory's: somebody has set it up",
-                hint=f"use it as it is: keydctl token unlock {token}; then "
-                + _ADOPT_HINT.format(token=token),
-                token=token,
-            )
 
     def _check_yubikey(self, token: str) -> None:
         status = self._status(token)

@@ -6,7 +6,6 @@ libykcs11 sets no policies, attests nothing and has no AES management key, so al
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -14,20 +13,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from smartcard.Exceptions import SmartcardException
 from ykman.pcsc import ScardSmartCardConnection
-from ykman.piv import (
-    generate_random_management_key,
-    get_pivman_data,
-    get_pivman_protected_data,
-    pivman_set_mgm_key,
-    sign_certificate_builder,
-)
+from ykman.piv import get_pivman_data, get_pivman_protected_data, sign_certificate_builder
 from yubikit.core import CommandError, InvalidPinError, NotSupportedError
 from yubikit.core.smartcard import SW, ApduError
 from yubikit.management import ManagementSession
 from yubikit.piv import (
-    DEFAULT_MANAGEMENT_KEY,
     KEY_TYPE,
-    MANAGEMENT_KEY_TYPE,
     PIN_POLICY,
     SLOT,
     TOUCH_POLICY,
@@ -37,6 +28,7 @@ from yubikit.piv import (
 from keyd.device.settings import TOUCH_WINDOW_S
 from keyd.device.v1 import device_pb2 as pb
 from keyd.device.yubikey_card import RETRY_AFTER_S, reach
+from keyd.device.yubikey_init import opens, set_up
 from keyd.errors import (
     DeadlineError,
     DeviceFaultError,
@@ -49,9 +41,7 @@ from keyd.errors import (
 )
 from keyd.model import SLOTS, KeyAlgorithm
 
-FACTORY_PIN, FACTORY_PUK = "123456", "12345678"
-"""Used once each, and only by an init that a person asked for as such."""
-
+_PROTECT = "put it there with: ykman piv access change-management-key --generate --protect"
 _YEARS = timedelta(days=365 * 30)
 _KINDS = {
     KeyAlgorithm.ECDSA_P256: KEY_TYPE.ECCP256,
@@ -166,42 +156,29 @@ class YubiKeyHand:
     # -- secrets ---------------------------------------------------------------------------
 
     def _init(self, piv: PivSession, order: pb.YubiKeyInit) -> list[str]:
-        """The PIN last: while it is the factory's, an init that was cut short can be repeated."""
-        notes = []
-        piv.verify_pin(FACTORY_PIN)
-        self._authenticate(piv, factory=True)
-        kind = piv.management_key_type
-        if kind is MANAGEMENT_KEY_TYPE.TDES and piv.version >= (5, 4, 2):
-            kind = MANAGEMENT_KEY_TYPE.AES192
-        pivman_set_mgm_key(piv, generate_random_management_key(kind), kind, store_on_device=True)
-        if _is_factory_puk(piv):
-            piv.change_puk(FACTORY_PUK, order.puk.decode())
-        else:
-            notes.append("the PUK was not the factory's and is left as it was")
-        piv.change_pin(FACTORY_PIN, order.pin.decode())
+        notes = set_up(piv, order.pin.decode(), order.puk.decode())
+        if notes is None:
+            raise self._other_management_key("the factory's")
         return notes
 
-    def _authenticate(self, piv: PivSession, *, factory: bool = False) -> None:
+    def _authenticate(self, piv: PivSession) -> None:
         """With the management key that lies behind the PIN, which is verified already."""
         stored = get_pivman_protected_data(piv).key
-        if stored is None and not factory:
+        if stored is None:
             raise TokenObjectError(
                 f"the management key of YubiKey {self._serial} does not lie behind its PIN",
-                hint="put it there with: ykman piv access change-management-key --generate "
-                "--protect",
+                hint=_PROTECT,
                 token=self._token,
             )
-        try:
-            piv.authenticate(stored or DEFAULT_MANAGEMENT_KEY)
-        except ApduError as error:
-            if error.sw != SW.SECURITY_CONDITION_NOT_SATISFIED:
-                raise
-            whose = "the one behind its PIN" if stored else "the factory's"
-            raise TokenObjectError(
-                f"YubiKey {self._serial} has another management key than {whose}",
-                hint="ykman piv access change-management-key --generate --protect",
-                token=self._token,
-            ) from None
+        if not opens(piv, stored):
+            raise self._other_management_key("the one behind its PIN")
+
+    def _other_management_key(self, expected: str) -> TokenObjectError:
+        return TokenObjectError(
+            f"YubiKey {self._serial} has another management key than {expected}",
+            hint=_PROTECT,
+            token=self._token,
+        )
 
     def _verify_own_pin(self, piv: PivSession) -> None:
         if self._pin is None:
@@ -368,10 +345,3 @@ def _slot(piv: PivSession, slot: SLOT) -> pb.YubiKeySlot | None:
         Encoding.DER, PublicFormat.SubjectPublicKeyInfo
     )
     return found
-
-
-def _is_factory_puk(piv: PivSession) -> bool:
-    try:
-        return bool(piv.get_puk_metadata().default_value)
-    except NotSupportedError:
-        return True

@@ -272,10 +272,10 @@ class EmulatedKey:
         YubiKey 5 takes some 3 ms, and 60 ms (P-256) to 250 ms (RSA 2048)."""
         self._call("latency", command_s=command_s, key_s=key_s)
 
-    def stop_at(self, moment: Moment, *, is_after: bool = False) -> None:
+    def stop_at(self, moment: Moment, *, is_after: bool = False, skip: int = 0) -> None:
         """The next command of this kind hangs until go_on() or a pull: before the card did
-        anything, or when it is done and not answered."""
-        self._call("stop_at", instruction=int(moment), is_after=is_after)
+        anything, or when it is done and not answered. ``skip``: so many pass first."""
+        self._call("stop_at", instruction=int(moment), is_after=is_after, skip=skip)
 
     def wait_until_stopped(self, within_s: float = 10.0) -> None:
         """Return when a command hangs.

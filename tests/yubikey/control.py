@@ -135,8 +135,8 @@ class Workbench:
     def _latency(self, serial: int, command_s: float, key_s: float) -> None:
         self._cards[serial].set_latency(Latency(command_s, key_s))
 
-    def _stop_at(self, serial: int, instruction: int, is_after: bool) -> None:
-        self._cards[serial].pause.arm(instruction, is_after=is_after)
+    def _stop_at(self, serial: int, instruction: int, is_after: bool, skip: int) -> None:
+        self._cards[serial].pause.arm(instruction, is_after=is_after, skip=skip)
 
     async def _wait_until_stopped(self, serial: int, within_s: float) -> bool:
         try:

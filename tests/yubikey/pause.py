@@ -14,10 +14,14 @@ class Moment(IntEnum):
     VERIFY = 0x20
     """A PIN is being compared. Asking whether one was is let through."""
     CHANGE_PIN = 0x24
+    """Or the PUK."""
     GENERATE = 0x47
     SIGN = 0x87
     """Also the proof of the management key."""
+    PUT_DATA = 0xDB
+    """A certificate, or what the management key is kept in."""
     ATTEST = 0xF9
+    SET_MANAGEMENT_KEY = 0xFF
 
 
 class Pause:
@@ -27,11 +31,13 @@ class Pause:
         self.reached = asyncio.Event()
         self._instruction: int | None = None
         self._is_after = False
+        self._skip = 0
         self._over = asyncio.Event()
 
-    def arm(self, instruction: int, *, is_after: bool) -> None:
-        """Stop there: before anything is done, or when all is done and only not answered."""
-        self._instruction, self._is_after = instruction, is_after
+    def arm(self, instruction: int, *, is_after: bool, skip: int) -> None:
+        """Stop there: before anything is done, or when all is done and only not answered.
+        ``skip``: so many commands of the kind are let through first."""
+        self._instruction, self._is_after, self._skip = instruction, is_after, skip
         self._over.clear()
 
     def end(self) -> None:
@@ -53,6 +59,9 @@ class Pause:
         if command.ins != self._instruction:
             return
         if command.ins == Moment.VERIFY and not command.data:
+            return
+        if self._skip:
+            self._skip -= 1
             return
         self.reached.set()
         try:

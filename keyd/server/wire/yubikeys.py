@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keyd.errors import InvalidRequestError
 from keyd.model import Pin
-from keyd.pluggedin import Suggested
+from keyd.newyubikeys import Suggested
 from keyd.server.wire import keys as key_wire
 from keyd.server.wire.fields import check_size
 from keyd.server.wire.tokens import MAX_PIN_BYTES
