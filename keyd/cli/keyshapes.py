@@ -151,4 +151,6 @@ def _rotation_due(key: Key) -> str:
 
 def _note(key: Key) -> str:
     staged = [f"version {v.number} staged" for v in key.versions if key.is_staged(v.number)]
-    return ", ".join([f"frozen: {key.frozen}"] * bool(key.frozen) + staged)
+    # Set by trust migrate: made in software elsewhere, so that there may be copies of it.
+    made = [f"imported: {key.labels['imported']}"] if "imported" in key.labels else []
+    return ", ".join([f"frozen: {key.frozen}"] * bool(key.frozen) + staged + made)

@@ -8,9 +8,10 @@ import sys
 import click
 
 from keyd.adapters.notary import migration, oldkeys
-from keyd.adapters.notary.migration import OldKey
+from keyd.adapters.notary.migration import Plan
 from keyd.adapters.notary.names import parse_gun
 from keyd.adapters.notary.oldkeys import KeyFile, PrivateKey
+from keyd.adapters.notary.oldplaces import OldKey
 from keyd.cli import output, trustshapes
 from keyd.cli.exits import Exit
 from keyd.cli.settings import Settings
@@ -50,13 +51,25 @@ def migrate(
     trust_dir = session.trust.trust_dir
     found = migration.plan(collection, trust_dir, keep_root=accept_imported)
     if dry_run:
-        shown = {"gun": name, "moves": found.moves, "keys": [_key_json(k) for k in found.keys]}
-        settings.answer(shown, lambda: _plan_text(found.keys, found.moves))
+        shown = {
+            "gun": name,
+            "moves": found.moves,
+            "keys": [_key_json(k, name) for k in found.keys],
+            "leftovers": [str(f.path) for f in found.leftovers],
+        }
+        settings.answer(shown, lambda: _plan_text(found))
         return Exit.DONE
     output.note(f"moving {', '.join(found.moves) or 'nothing'} of {name}")
     trustshapes.warn(found.trusted)
-    marked = migration.mark_imported(collection, found) if accept_imported else []
-    done = migration.migrate(collection, found, trust_dir, _unlock, root_key=root_key)
+    marked = migration.mark_imported(collection, found, root_key) if accept_imported else []
+    done = migration.migrate(
+        collection,
+        found,
+        trust_dir,
+        _unlock,
+        root_key=root_key,
+        is_imported_kept=accept_imported,
+    )
     for path in done.destroy:
         output.note(f"destroy, with all its copies: {path}")
     for path, names in done.keep.items():
@@ -86,19 +99,33 @@ def _unlock(file: KeyFile) -> PrivateKey:
     return oldkeys.unlock(file, given)
 
 
-def _key_json(key: OldKey) -> dict[str, object]:
+def _key_json(key: OldKey, gun: str) -> dict[str, object]:
     return {
         "role": key.role,
+        "gun": gun,
         "key_id": key.key_id,
         "where": key.where,
+        "token": key.token,
+        "key_version": key.key_version,
         "file": str(key.file.path) if key.file else None,
     }
 
 
-def _plan_text(keys: list[OldKey], moves: list[str]) -> str:
-    rows = [(k.role, k.key_id, k.where, k.file.path if k.file else "") for k in keys]
-    told = ", ".join(moves) or "nothing: all is on tokens"
-    return output.table(("ROLE", "KEY ID", "WHERE", "FILE"), rows) + f"\nwould move {told}"
+def _plan_text(found: Plan) -> str:
+    rows = [
+        (k.role, found.gun, k.key_id, _where(k), k.file.path if k.file else "") for k in found.keys
+    ]
+    rows += [(f.role, found.gun, f.key_id, "file, not used", f.path) for f in found.leftovers]
+    told = ", ".join(found.moves) or "nothing: all is on tokens"
+    headers = ("ROLE", "GUN", "KEY ID", "WHERE", "FILE")
+    return output.table(headers, rows) + f"\nwould move {told}"
+
+
+def _where(key: OldKey) -> str:
+    name = {"yubikey": "YubiKey"}.get(key.where, key.where)
+    told = [key.token or "", key.key_version or ("not registered" if key.object_id else "")]
+    facts = ", ".join(t for t in told if t)
+    return f"{name} ({facts})" if facts else name
 
 
 COMMANDS = (migrate,)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from keyd.adapters.notary import oldkeys
 from keyd.model import KeyAlgorithm
 from tests.notary_programs import PASSPHRASE, openssl
 from tests.private_keys import private_keys
@@ -436,6 +437,10 @@ def test_key_files_give_way_to_tokens_and_clients_follow(stage: Stage, alice: Pe
     owner, reader = stage.sandbox.client("owner"), stage.sandbox.client("reader")
     owner("init", gun, "-p")
     owner("add", gun, "v1", owner.file("v1", "one"), "-p")
+    kept = {f.path: f.pem for f in oldkeys.find(owner.folder / "trust") if f.role == "targets"}
+    owner("key", "rotate", gun, "targets")
+    for path, pem in kept.items():
+        path.write_bytes(pem)  # as a backup brings the old key's file back
     owner("init", other, "-p")
     assert set(reader.targets(gun)) == {"v1"}
     trust_dir = owner.folder / "trust"
@@ -446,6 +451,9 @@ def test_key_files_give_way_to_tokens_and_clients_follow(stage: Stage, alice: Pe
     done = alice("migrate", gun, *options, NOTARY_ROOT_PASSPHRASE=PASSPHRASE)
 
     assert planned["moves"] == ["root", "targets", "snapshot"]
+    assert {k["gun"] for k in planned["keys"]} == {gun}
+    assert len(planned["leftovers"]) == 1
+    assert planned["leftovers"][0] in done["destroy"]
     assert {k["role"]: k["where"] for k in planned["keys"]} == {
         "root": "file",
         "targets": "file",
@@ -454,7 +462,7 @@ def test_key_files_give_way_to_tokens_and_clients_follow(stage: Stage, alice: Pe
     }
     assert "cannot be decrypted" in wrong["message"]
     assert PASSPHRASE not in json.dumps(done)
-    assert len(done["destroy"]) == 2
+    assert len(done["destroy"]) == 3
     assert list(done["keep"].values()) == [[other]]  # the root key of another collection too
     for file in [*done["destroy"], *done["keep"]]:
         Path(file).unlink()
@@ -473,7 +481,10 @@ def test_migration_without_the_old_root_key_says_where_to_run_it(
 
     error = alice("migrate", gun, "-d", owner.folder / "trust", code=1)["error"]
 
-    assert "is not here" in error["message"]
+    assert "cannot sign here" in error["message"]
+    assert "--trust-dir" in error["hint"]
+    made = {key["role"] for key in alice("key", "list", gun)}
+    assert not {"root", "targets"} & made  # no key was made for nothing
     assert stage.sandbox.version(gun, "root") == 1
 
 

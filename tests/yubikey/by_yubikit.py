@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from smartcard.CardConnectionDecorator import CardConnectionDecorator
@@ -158,6 +159,12 @@ def import_p256(serial: int, management_key: bytes, slot: int, scalar: int) -> b
     with _piv(serial, management_key) as session:
         session.put_key(SLOT(slot), key)
     return _spki(key.public_key())
+
+
+def put_certificate(serial: int, management_key: bytes, slot: int, certificate: bytes) -> None:
+    """Put a certificate, DER, into the slot."""
+    with _piv(serial, management_key) as session:
+        session.put_certificate(SLOT(slot), x509.load_der_x509_certificate(certificate))
 
 
 def metadata(serial: int, slot: int) -> SlotFacts:

@@ -26,5 +26,6 @@ delegations  who else may sign, and for which names
 signers      as whom tags are signed
 images       signed tags as docker shows and pulls them
 oldkeys      the key files of notary and docker
+oldplaces    where keys are before they move
 migration    from key files to tokens
 """

@@ -7,43 +7,36 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from keyd.adapters.notary import oldkeys, rotation
+from keyd.adapters.notary import delegations, oldkeys, rotation
 from keyd.adapters.notary.collection import Collection
 from keyd.adapters.notary.drafting import Drafting
 from keyd.adapters.notary.keyobjects import KeyObject
 from keyd.adapters.notary.keyring import Held
 from keyd.adapters.notary.metadata import Draft
 from keyd.adapters.notary.oldkeys import KeyFile, PrivateKey
+from keyd.adapters.notary.oldplaces import OldKey, Search, how_to_adopt
 from keyd.adapters.notary.pinning import Pinning
 from keyd.adapters.notary.publication import Report
 from keyd.adapters.notary.trusted import Reading, Trusted
-from keyd.content.documents import PublicKeyInfo
-from keyd.errors import KeydError, RepositoryError, RoleNotFoundError
-from keyd.model import Origin
+from keyd.errors import RepositoryError, RoleNotFoundError
+from keyd.model import Key, Origin
 
 IMPORTED_LABEL = "imported"
 """Marks a key of the daemon that was made elsewhere, with where."""
 
-
-@dataclass(frozen=True, slots=True)
-class OldKey:
-    """A key of a role as it stands now. ``where``: ``file``, ``daemon``, ``server``, or
-    ``elsewhere``: on a YubiKey, or on another machine."""
-
-    role: str
-    key_id: str
-    keyid: str
-    where: str
-    file: KeyFile | None = None
+_OWN_ROLES = ("root", "targets", "snapshot")
+"""Roles whose key files a migration replaces; those of delegations are other people's."""
 
 
 @dataclass(slots=True)
 class Plan:
-    """What was found of a collection, and what is to be done."""
+    """What was found of a collection, and what is to be done. ``leftovers``: files of keys that it
+    had before."""
 
     gun: str
     keys: list[OldKey]
     moves: list[str]
+    leftovers: list[KeyFile]
     trusted: Trusted = field(repr=False)
 
 
@@ -67,24 +60,29 @@ def plan(collection: Collection, trust_dir: Path, *, keep_root: bool) -> Plan:
     if trusted is None:
         raise collection.absent()
     files = {file.key_id: file for file in oldkeys.find(trust_dir)}
+    search = Search(collection, files)
     keys = [
-        _old_key(collection, role, info, files)
+        search.key(role, info)
         for role, holders in trusted.root_document.roles.items()
         for keyid in holders.keyids
         if (info := trusted.root_document.keys.get(keyid))
     ]
-    for name in trusted.targets:
-        delegations = trusted.targets_document(name).delegations
-        for delegated in delegations.roles if delegations else ():
-            assert delegations is not None
-            infos = (delegations.keys.get(keyid) for keyid in delegated.keyids)
-            keys += [_old_key(collection, delegated.name, i, files) for i in infos if i]
+    for delegation in delegations.found(trusted):
+        keys += [search.key(delegation.role.name, info) for info in delegation.keys]
     moves = [] if _stays(collection, trusted, keys, keep_root) else ["root"]
-    if not _is_all(keys, "targets", "daemon"):
+    if not all(key.is_held for key in keys if key.role == "targets"):
         moves.append("targets")
-    if any(k.role == "snapshot" and k.where in ("file", "elsewhere") for k in keys):
+    if any(
+        k.role == "snapshot" and k.where != "server" and (k.file or not k.is_held) for k in keys
+    ):
         moves.append("snapshot")
-    return Plan(collection.gun, keys, moves, trusted)
+    used = {key.key_id for key in keys}
+    leftovers = [
+        f
+        for f in files.values()
+        if f.gun == collection.gun and f.role in _OWN_ROLES and f.key_id not in used
+    ]
+    return Plan(collection.gun, keys, moves, leftovers, trusted)
 
 
 def _stays(
@@ -92,7 +90,7 @@ def _stays(
 ) -> bool:
     """True for a root whose keys the daemon holds and were made on its tokens, or may stay though
     they were not."""
-    if not _is_all(keys, "root", "daemon"):
+    if not all(key.is_held for key in keys if key.role == "root"):
         return False
     infos = (trusted.root_document.keys[k.keyid] for k in keys if k.role == "root")
     held = [collection.ring.find(info.spki) for info in infos]
@@ -107,8 +105,10 @@ def migrate(
     unlock: Callable[[KeyFile], PrivateKey],
     *,
     root_key: str = "",
+    is_imported_kept: bool = False,
 ) -> Migrated:
     """Publish the collection under keys of the daemon. ``unlock``: asks for a passphrase.
+    ``is_imported_kept``: its root may be a key that was not made on a token.
 
     Run again after an interruption or consent, it goes on.
 
@@ -117,12 +117,14 @@ def migrate(
         KeydError: it cannot be signed or published now.
     """
     gun = collection.gun
+    if root_key and not is_imported_kept:
+        _check_made_here(collection.ring.connect().get_key(root_key))
     if found.moves:
         report = _publish(collection, found, unlock, root_key)
         _check_fresh(collection)
     else:
         report = Report(notes=[f"all keys of {gun} are on tokens already"])
-    files = [k.file for k in found.keys if k.file and k.role in ("root", "targets", "snapshot")]
+    files = [k.file for k in found.keys if k.file and k.role in _OWN_ROLES] + found.leftovers
     users = {f.path: oldkeys.other_users(trust_dir, gun, f.key_id) for f in files}
     keep = {path: names for path, names in users.items() if names}
     return Migrated(report, [f.path for f in files if f.path not in keep], keep)
@@ -134,8 +136,9 @@ def _publish(
     unlock: Callable[[KeyFile], PrivateKey],
     root_key: str,
 ) -> Report:
-    new = _new_keys(collection, found, root_key)
+    # Whoever cannot sign the way to new keys shall not have made any.
     signers = _old_signers(found, unlock) if "root" in found.moves else {}
+    new = _new_keys(collection, found, root_key)
 
     def sign_by_old(draft: Draft) -> None:
         there = {signature.keyid for signature in draft.signatures}
@@ -186,20 +189,37 @@ def _old_signers(found: Plan, unlock: Callable[[KeyFile], PrivateKey]) -> dict[s
     """The old root keys whose files are here; the daemon signs for those that it holds."""
     root = found.trusted.root_document.roles["root"]
     mine = [k for k in found.keys if k.role == "root"]
-    at_hand = [k for k in mine if k.where == "daemon"]
+    at_hand = [k for k in mine if k.is_held]
     signers: dict[str, PrivateKey] = {}
     for key in mine:
         if len(signers) + len(at_hand) < root.threshold and key.file is not None:
             signers[key.keyid] = unlock(key.file)
     if len(signers) + len(at_hand) < root.threshold:
         raise RepositoryError(
-            f"the root key of {found.gun} is not here: "
-            + ", ".join(f"{k.key_id} is {k.where}" for k in mine),
-            hint="run it where the key file is, or name its folder with --trust-dir; a key on a "
-            "YubiKey: register the token's key with keydctl key adopt first",
+            f"the root key of {found.gun} cannot sign here: "
+            + ", ".join(f"{k.key_id} is {k.place}" for k in mine),
+            hint=how_to_adopt(mine)
+            or "run it where the key file is, or name its folder with --trust-dir; a key on a "
+            "YubiKey: have the daemon know the YubiKey as a token, then see --dry-run again",
             gun=found.gun,
         )
     return signers
+
+
+def _check_made_here(key: Key) -> None:
+    """Refuse a new root key that may have copies.
+
+    Raises:
+        RepositoryError: it was made outside a token, as far as anybody can prove.
+    """
+    version = key.active
+    if version is not None and version.origin is Origin.ADOPTED:
+        raise RepositoryError(
+            f"{version.name} was not made by keyd, and copies of it may be anywhere",
+            hint="leave --rootkey out to have a key made on a token; to keep this one all the "
+            "same, and have it marked: --accept-imported",
+            key=key.name,
+        )
 
 
 def _hand_over(collection: Collection) -> None:
@@ -227,41 +247,18 @@ def _check_fresh(collection: Collection) -> None:
         )
 
 
-def _old_key(
-    collection: Collection, role: str, info: PublicKeyInfo, files: dict[str, KeyFile]
-) -> OldKey:
-    file = files.get(info.canonical_id)
-    if role in rotation.SERVER_ROLES and collection.server.key(role).keyid == info.keyid:
-        where = "server"
-    elif info.spki and _find(collection, info.spki) is not None:
-        where = "daemon"
-    else:
-        where = "file" if file else "elsewhere"
-    return OldKey(role, info.canonical_id or info.keyid, info.keyid, where, file)
-
-
-def _find(collection: Collection, spki: bytes) -> Held | None:
-    try:
-        return collection.ring.find(spki)
-    except KeydError:
-        return None
-
-
-def _is_all(keys: list[OldKey], role: str, where: str) -> bool:
-    return all(key.where == where for key in keys if key.role == role)
-
-
-def mark_imported(collection: Collection, found: Plan) -> list[str]:
-    """Mark root keys of the daemon that stay though they were made elsewhere; their names."""
-    marked = []
-    root = found.trusted.root_document
-    for key in found.keys:
-        held = collection.ring.find(root.keys[key.keyid].spki) if key.role == "root" else None
-        if held is not None and held.version.origin is Origin.ADOPTED:
-            labels = {**held.key.labels, IMPORTED_LABEL: "notary"}
-            collection.ring.connect().update(
-                held.key.name, labels=labels, reason="made outside a token"
-            )
-            collection.ring.bound(held.key, "root")
-            marked.append(held.key.name)
-    return marked
+def mark_imported(collection: Collection, found: Plan, root_key: str = "") -> list[str]:
+    """Mark keys of the daemon that stay or become the root's though they were made elsewhere;
+    their names."""
+    root, ring = found.trusted.root_document, collection.ring
+    held = [ring.find(root.keys[k.keyid].spki) for k in found.keys if k.role == "root"]
+    keys = [h.key for h in held if h is not None and h.version.origin is Origin.ADOPTED]
+    named = ring.connect().get_key(root_key) if root_key else None
+    if named is not None and named.active is not None and named.active.origin is Origin.ADOPTED:
+        keys.append(named)
+    marked = {key.name: key for key in keys}
+    for key in marked.values():
+        labels = {**key.labels, IMPORTED_LABEL: "notary"}
+        changed = ring.connect().update(key.name, labels=labels, reason="made outside a token")
+        ring.bound(changed, "root")
+    return list(marked)
