@@ -15,7 +15,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,9 +59,15 @@ def require_engine() -> None:
 
 
 class DockerRegistry(Program):
-    """docker-registry with TLS and an empty store."""
+    """docker-registry with TLS and an empty store. ``auth``: who may come in, as its configuration
+    has it: ``htpasswd`` or ``token``, with options; everybody where it is left out."""
 
-    def __init__(self, folder: Path, certificates: Certificates) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        certificates: Certificates,
+        auth: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
         folder.mkdir()
         config = folder / "registry.yml"
         super().__init__("docker-registry", config, a_port())
@@ -81,6 +87,7 @@ class DockerRegistry(Program):
                             "key": certificates.file("server.key"),
                         },
                     },
+                    **({"auth": auth} if auth else {}),
                 }
             )
         )
@@ -98,14 +105,18 @@ class DockerRegistry(Program):
         folder.mkdir(parents=True)
         shutil.copy(self._folder / "ca" / "ca.crt", folder / "ca.crt")
 
-    def push(self, image: str, says: str) -> str:
-        """Make an image that holds one file and push it with skopeo; its ``sha256:`` digest."""
+    def push(self, image: str, says: str, login: str = "") -> str:
+        """Make an image that holds one file and push it with skopeo; its ``sha256:`` digest.
+
+        ``login``: USER:PASSWORD.
+        """
+        by = ("--dest-creds", login) if login else ("--dest-no-creds",)
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             digest = _an_image(Path(folder), says)
             pushed = subprocess.run(
                 [
                     *("skopeo", "--insecure-policy", "copy", "--preserve-digests"),
-                    *("--dest-cert-dir", str(self._folder / "ca"), "--dest-no-creds"),
+                    *("--dest-cert-dir", str(self._folder / "ca"), *by),
                     *(f"dir:{folder}", f"docker://{image}"),
                 ],
                 capture_output=True,
