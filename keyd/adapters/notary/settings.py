@@ -28,12 +28,14 @@ _MAX_FILE_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files. ``ca``: believed besides the system's, or instead of them when a person named it;
+    """PEM files. ``ca``: believed instead of the system's CAs, as one that a person named, or
+    besides them where ``is_system_believed``, as docker does with those of its folder.
     ``certificate`` and ``key``: what to show to a server that asks who we are."""
 
     ca: tuple[Path, ...] = ()
     certificate: Path | None = None
     key: Path | None = None
+    is_system_believed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class Settings:
             named.ca or tuple(sorted(folder.glob("*.crt"))),
             named.certificate or certificate,
             named.key or key,
+            is_system_believed=not named.ca,
         )
 
 

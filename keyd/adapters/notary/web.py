@@ -276,9 +276,10 @@ def _answer(status: int, headers: Message, body: IO[bytes]) -> Answer:
 
 def _context(tls: TlsFiles) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=str(tls.ca[0]) if tls.ca else None)
-        for extra in tls.ca[1:]:
-            context.load_verify_locations(str(extra))
+        is_system_asked = tls.is_system_believed or not tls.ca
+        context = ssl.create_default_context(cafile=None if is_system_asked else str(tls.ca[0]))
+        for ca in tls.ca:
+            context.load_verify_locations(str(ca))
         if tls.certificate and tls.key:
             context.load_cert_chain(str(tls.certificate), str(tls.key))
     except (OSError, ssl.SSLError) as e:

@@ -68,7 +68,13 @@ def test_dockers_certificates_are_found_by_host(tmp_path: Path) -> None:
     found = settings.load({"DOCKER_CONFIG": str(tmp_path / "d")}, home=tmp_path)
 
     assert found.tls_for("https://localhost:14443") == TlsFiles(
-        (folder / "ca.crt",), folder / "me.cert", folder / "me.key"
+        (folder / "ca.crt",), folder / "me.cert", folder / "me.key", is_system_believed=True
+    )
+    named = settings.load(
+        {"DOCKER_CONFIG": str(tmp_path / "d")}, home=tmp_path, ca=tmp_path / "only.pem"
+    )
+    assert named.tls_for("https://localhost:14443") == TlsFiles(
+        (tmp_path / "only.pem",), folder / "me.cert", folder / "me.key"
     )
     assert found.tls_for("https://elsewhere") == TlsFiles()
 
