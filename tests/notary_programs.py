@@ -5,11 +5,9 @@ Everything listens on loopback and ends with its block. The client is kept away 
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -27,12 +25,12 @@ from cryptography import x509
 from keyd.client import Client, EntryFilter
 from tests.certificates import a_server, an_authority, issue
 from tests.e2e.daemon_process import DaemonProcess
+from tests.notary_client import NotaryClient
 from tests.softhsm import SoftHsm
 
 PROGRAMS = ("notary", "notary-server", "notary-signer")
 PRINCIPAL = "dns:notary-server"
 ADMIN = "socket:admin"
-PASSPHRASE = "correct horse battery"  # of the client's own key files
 _START_S = 15.0
 _RUN_S = 40.0
 
@@ -246,7 +244,7 @@ softhsm_conf = "{self.hsm.conf}"
 
         ``login``: USER:PASSWORD.
         """
-        client = NotaryClient(self, self.folder / "people" / name, login)
+        client = NotaryClient(self.url, self.certificates.ca, self.folder / "people" / name, login)
         if keys_of is not None:
             private = Path("trust") / "private"
             shutil.copytree(keys_of.folder / private, client.folder / private)
@@ -292,84 +290,6 @@ softhsm_conf = "{self.hsm.conf}"
             return [dict(e.fields) for e in keyd.list_entries(EntryFilter(action=action))]
 
 
-class NotaryClient:
-    """The program ``notary`` with one trust directory. ``login``: USER:PASSWORD, if any."""
-
-    def __init__(self, sandbox: Sandbox, folder: Path, login: str = "") -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self.config = folder / "config.json"
-        self.config.write_text(
-            json.dumps(
-                {
-                    "trust_dir": str(folder / "trust"),
-                    "remote_server": {
-                        "url": sandbox.url,
-                        "root_ca": str(sandbox.certificates.ca),
-                    },
-                }
-            )
-        )
-        self._env = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "PCSCLITE_CSOCK_NAME": "/nonexistent",
-            **{
-                f"NOTARY_{role}_PASSPHRASE": PASSPHRASE
-                for role in ("ROOT", "TARGETS", "SNAPSHOT", "DELEGATION")
-            },
-            **({"NOTARY_AUTH": base64.b64encode(login.encode()).decode()} if login else {}),
-        }
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Begin a command."""
-        return subprocess.Popen(
-            ["notary", "-c", str(self.config), *arguments],
-            env=self._env,
-            cwd=self.folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def run(self, *arguments: str, stdin: str = "", timeout_s: float = _RUN_S) -> tuple[int, str]:
-        """Run a command; exit code, and all it printed."""
-        process = self.start(*arguments)
-        try:
-            output, _ = process.communicate(stdin, timeout=timeout_s)
-        finally:
-            process.kill()
-            process.wait(_START_S)
-        return process.returncode, output
-
-    def __call__(self, *arguments: str, stdin: str = "") -> str:
-        """Run a command that has to work."""
-        code, output = self.run(*arguments, stdin=stdin)
-        assert code == 0, f"notary {' '.join(arguments)}:\n{output}"
-        return output
-
-    def fails(self, *arguments: str, stdin: str = "") -> str:
-        """Run a command that has to fail."""
-        code, output = self.run(*arguments, stdin=stdin)
-        assert code != 0, f"notary {' '.join(arguments)} worked:\n{output}"
-        return output
-
-    def file(self, name: str, text: str) -> str:
-        """A file to publish."""
-        path = self.folder / name
-        path.write_text(text)
-        return str(path)
-
-    def targets(self, gun: str, *arguments: str) -> dict[str, str]:
-        """What is listed: name -> role."""
-        rows = self("list", gun, *arguments).splitlines()
-        found = (
-            re.split(r"\s{2,}", row.strip()) for row in rows if re.search(r"[0-9a-f]{64}", row)
-        )
-        return {row[0]: row[3] for row in found}
-
-
 @contextlib.contextmanager
 def running(sandbox: Sandbox) -> Iterator[Sandbox]:
     """Started, and in the end stopped whatever happened."""
@@ -380,13 +300,6 @@ def running(sandbox: Sandbox) -> Iterator[Sandbox]:
         with contextlib.suppress(AssertionError):
             sandbox.stop()
         sandbox.keyd.kill()
-
-
-def openssl(*arguments: str, folder: Path) -> None:
-    """Run openssl, as the classic guides do for delegations."""
-    subprocess.run(
-        ["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=_RUN_S
-    )
 
 
 TABLES = """

@@ -10,7 +10,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from tests.notary_programs import openssl
+from tests.notary_client import openssl
 from tests.notary_walk import GUN, TEXT, Walk
 
 _KEYID = re.compile(r"\b[0-9a-f]{64}\b")

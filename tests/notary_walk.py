@@ -10,7 +10,8 @@ from itertools import count
 from typing import Any
 
 from keyd.client import KeyFilter
-from tests.notary_programs import NotaryClient, Sandbox
+from tests.notary_client import NotaryClient
+from tests.notary_programs import Sandbox
 
 GUN = "docker.io/acme/app"
 TEXT = "hello"

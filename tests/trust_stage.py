@@ -28,7 +28,8 @@ from keyd.adapters.notary.web import Web
 from keyd.client import Client
 from keyd.content.envelope import FileSignature
 from tests.keydctl_forks import Fork
-from tests.notary_programs import PASSPHRASE, POLICY, Sandbox, running
+from tests.notary_client import PASSPHRASE
+from tests.notary_programs import POLICY, Sandbox, running
 
 TRUST_POLICY = POLICY.replace('"signer",', '"signer", "certify", "approve",', 1)
 _TIMEOUT_S = 60.0

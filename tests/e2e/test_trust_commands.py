@@ -13,7 +13,7 @@ import pytest
 
 from keyd.adapters.notary import oldkeys
 from keyd.model import KeyAlgorithm
-from tests.notary_programs import PASSPHRASE, openssl
+from tests.notary_client import PASSPHRASE, openssl
 from tests.private_keys import private_keys
 from tests.trust_stage import Person, Stage, a_stage
 

@@ -11,7 +11,8 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from keyd.client import KeyFilter
-from tests.notary_programs import POLICY, PRINCIPAL, TABLES, Sandbox, a_port, openssl, running
+from tests.notary_client import openssl
+from tests.notary_programs import POLICY, PRINCIPAL, TABLES, Sandbox, a_port, running
 from tests.notary_wire import HEALTH, Wire, document, until
 from tests.postgres import Postgres
 from tests.private_keys import private_keys

@@ -19,7 +19,8 @@ from cryptography.x509.oid import NameOID
 from keyd import publickeys
 from keyd.adapters.notary import oldkeys
 from tests.e2e.daemon_process import DaemonProcess
-from tests.notary_programs import PASSPHRASE, NotaryClient, Sandbox, running
+from tests.notary_client import PASSPHRASE, NotaryClient
+from tests.notary_programs import Sandbox, running
 from tests.trust_stage import TRUST_POLICY, Person, Stage
 from tests.yubikey import by_yubikit
 from tests.yubikey.bench import Bench, EmulatedKey
