@@ -28,6 +28,19 @@ _FIRMWARE = x509.ObjectIdentifier(f"{_YUBICO}.3")
 _SERIAL = x509.ObjectIdentifier(f"{_YUBICO}.7")
 _POLICIES = x509.ObjectIdentifier(f"{_YUBICO}.8")
 _FORM_FACTOR = x509.ObjectIdentifier(f"{_YUBICO}.9")
+_FIPS = x509.ObjectIdentifier(f"{_YUBICO}.10")
+_CSPN = x509.ObjectIdentifier(f"{_YUBICO}.11")
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What cryptography raises of a certificate that makes no sense."""
+_UNDERSTOOD = (x509.OID_BASIC_CONSTRAINTS, x509.OID_KEY_USAGE)
+"""Extensions that may be critical, beside Yubico's own (RFC 5280, section 4.2)."""
 
 _PIN = {1: PinPolicy.NEVER, 2: PinPolicy.ONCE, 3: PinPolicy.ALWAYS}
 _TOUCH = {1: TouchPolicy.NEVER, 2: TouchPolicy.ALWAYS, 3: TouchPolicy.CACHED}
@@ -40,8 +53,8 @@ _FORM_FACTORS = {
     6: "Bio (USB-A)",
     7: "Bio (USB-C)",
 }
-_FORM_FACTOR_BITS = 0x0F
-"""The others tell FIPS (0x80) and Security Key (0x40)."""
+_FORM_FACTOR_BITS, _FIPS_BIT = 0x0F, 0x80
+"""Of the other bits 0x40 tells a Security Key."""
 
 _SUBJECT = "YubiKey PIV Attestation "
 _LONGEST_CHAIN = 6
@@ -92,7 +105,7 @@ def verify(
     for certificate in chain:
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
             raise _error("expired", f"{_name(certificate)} is not valid at {now:%Y-%m-%d}")
-    found = _facts(statement, tuple(c.public_bytes(Encoding.DER) for c in chain))
+    found = _facts(statement, device, tuple(c.public_bytes(Encoding.DER) for c in chain))
     if spki(statement) != public_key:
         raise _error("other-key", "it speaks of another public key")
     if found.serial != serial:
@@ -108,10 +121,22 @@ def spki(certificate: x509.Certificate) -> bytes:
 
 
 def _read(der: bytes) -> x509.Certificate:
+    """A certificate whose parts can all be read: cryptography parses most of them when they are
+    asked for."""
     try:
-        return x509.load_der_x509_certificate(der)
-    except ValueError as e:
+        read = x509.load_der_x509_certificate(der)
+        critical = [e.oid for e in read.extensions if e.critical]
+        _ = read.subject, read.issuer, read.not_valid_before_utc, read.not_valid_after_utc
+        spki(read)
+    except _UNREADABLE as e:
         raise _error("unreadable", "a certificate of it cannot be read") from e
+    for oid in critical:
+        if oid not in _UNDERSTOOD and not oid.dotted_string.startswith(f"{_YUBICO}."):
+            raise _error(
+                "unreadable",
+                f"it has a critical extension that keyd does not know: {oid.dotted_string}",
+            )
+    return read
 
 
 def _lead_to_root(chain: list[x509.Certificate], trust: Trust) -> list[x509.Certificate]:
@@ -145,16 +170,26 @@ def _is_issued(certificate: x509.Certificate, by: x509.Certificate, below: int) 
     if not constraints.ca or (longest is not None and below > longest):
         return False
     try:
+        if not by.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign:
+            return False
+    except x509.ExtensionNotFound:
+        pass  # then it is for anything (RFC 5280, section 4.2.1.3); Yubico's have none
+    try:
         certificate.verify_directly_issued_by(by)
     except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
         return False
     return True
 
 
-def _facts(statement: x509.Certificate, chain: Sequence[bytes]) -> Attestation:
+def _facts(
+    statement: x509.Certificate, device: x509.Certificate, chain: Sequence[bytes]
+) -> Attestation:
     firmware = _extension(statement, _FIRMWARE, 3)
     policies = _extension(statement, _POLICIES, 2)
-    form = _extension(statement, _FORM_FACTOR, 1)[0] & _FORM_FACTOR_BITS
+    told = _extension(statement, _FORM_FACTOR, 1)[0]
+    form = told & _FORM_FACTOR_BITS
+    marks = [", FIPS"] * (bool(told & _FIPS_BIT) or _has(_FIPS, statement, device))
+    marks += [", CSPN"] * _has(_CSPN, statement, device)
     common_name = _common_name(statement)
     try:
         pin, touch = _PIN[policies[0]], _TOUCH[policies[1]]
@@ -164,7 +199,7 @@ def _facts(statement: x509.Certificate, chain: Sequence[bytes]) -> Attestation:
         slot=common_name.removeprefix(_SUBJECT).lower(),
         serial=str(_serial(statement)),
         firmware=".".join(map(str, firmware)),
-        form_factor=_FORM_FACTORS.get(form, f"unknown ({form})"),
+        form_factor=_FORM_FACTORS.get(form, f"unknown ({form})") + "".join(marks),
         pin=pin,
         touch=touch,
         chain=tuple(chain),
@@ -180,7 +215,7 @@ def _common_name(statement: x509.Certificate) -> str:
 
 def _serial(statement: x509.Certificate) -> int:
     raw = _value(statement, _SERIAL)
-    if len(raw) < 3 or raw[0] != _INTEGER or raw[1] != len(raw) - 2:
+    if len(raw) < 3 or raw[0] != _INTEGER or raw[1] != len(raw) - 2 or raw[2] & 0x80:
         raise _error("unreadable", "it tells no serial")
     return int.from_bytes(raw[2:], "big")
 
@@ -193,6 +228,10 @@ def _extension(statement: x509.Certificate, oid: x509.ObjectIdentifier, size: in
     if len(raw) != size:
         raise _error("unreadable", f"its extension {oid.dotted_string} has {len(raw)} bytes")
     return raw
+
+
+def _has(oid: x509.ObjectIdentifier, *certificates: x509.Certificate) -> bool:
+    return any(e.oid == oid for c in certificates for e in c.extensions)
 
 
 def _value(statement: x509.Certificate, oid: x509.ObjectIdentifier) -> bytes:

@@ -78,7 +78,7 @@ def test_a_real_yubikeys_statement_leads_to_yubicos_shipped_root() -> None:
 
     proven = verify(said, public, "25515003", SLOT, Trust.of_files(), NOW)
 
-    assert (proven.firmware, proven.form_factor) == ("5.4.3", "Keychain (USB-C)")
+    assert (proven.firmware, proven.form_factor) == ("5.4.3", "Keychain (USB-C), FIPS")
     assert (proven.pin, proven.touch) == (PinPolicy.ALWAYS, TouchPolicy.NEVER)
     assert proven.fingerprints[-1] == (
         "63ece914e54dd87915f34033c85af4c0696ba1512f8add66ced738331207b546"
