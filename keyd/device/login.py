@@ -130,7 +130,8 @@ class Door:
 
     def _check_allowed(self, info: pb.TokenInfo, holds_pin: bool) -> None:
         name = self._config.name
-        if self.locked_by_hand:
+        # Of a blocked PIN it would say to unlock, which cannot help.
+        if self.locked_by_hand and info.pin_state != "locked":
             raise locked_error(name, "was locked by hand")
         if self._serial and info.serial != self._serial:
             raise WrongTokenError(

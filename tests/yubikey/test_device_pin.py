@@ -60,6 +60,23 @@ async def test_a_pin_blocked_by_the_last_try_is_never_called_ok_and_says_how_to_
     assert "keydctl yubikey unblock yubi" in shown.detail
 
 
+async def test_a_pin_that_is_blocked_while_locked_by_hand_says_how_to_unblock(desk: Desk) -> None:
+    async with desk.running() as pool:
+        await pool.lock("yubi")
+        by_hand = status(pool).detail
+        desk.key.tries_left(pin=0)
+        await eventually(is_state(pool, TokenState.PIN_LOCKED), within_s=3.0)
+        blocked = status(pool).detail
+        desk.key.tries_left(pin=3)
+        await eventually(is_state(pool, TokenState.LOCKED), within_s=3.0)
+        again = status(pool).detail
+
+    assert "was locked by hand" in by_hand
+    assert "keydctl yubikey unblock yubi" in blocked
+    # Nobody unlocked it: unblocked is not unlocked.
+    assert again == by_hand
+
+
 async def test_a_good_pin_resets_the_count_that_is_shown(desk: Desk) -> None:
     desk.key.tries_left(pin=2)
     async with desk.running(pin_source="prompt") as pool:
