@@ -28,6 +28,12 @@ RUNNER = "uri:spiffe://acme/ci"
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _POLICY = f"""
 [[grant]]
+name = "certifier"
+principals = ["socket:dev"]
+actions = ["certify"]
+keys = ["acme/*"]
+
+[[grant]]
 name = "runner"
 principals = ["{RUNNER}"]
 actions = ["sign"]
