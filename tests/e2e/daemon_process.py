@@ -136,6 +136,11 @@ class DaemonProcess:
         pids = [int(pid) for file in children for pid in file.read_text().split()]
         return [pid for pid in pids if b"keyd.device.host" in _command_line(pid)]
 
+    def waited_s(self) -> float:
+        """How long its main thread has waited for a processor that others used (proc(5))."""
+        schedule = Path(f"/proc/{self.pid}/schedstat").read_text().split()
+        return int(schedule[1]) / 1e9
+
     def resident_bytes(self) -> int:
         """Memory of the daemon and its hosts (VmRSS)."""
         return sum(_resident_bytes(pid) for pid in (self.pid, *self.hosts()))

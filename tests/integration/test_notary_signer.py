@@ -223,7 +223,8 @@ def test_keyd_stops_and_starts_while_notary_server_runs(tmp_path: Path) -> None:
         down = alice.fails("add", GUN, "v2", file, "-p")
         assert "Unavailable" in down
         assert alice.targets(GUN) == {"v1": "targets"}
-        listening_s = sandbox.keyd.start()
+        # Not what it waited for a processor: others use the machine.
+        listening_s = sandbox.keyd.start() - sandbox.keyd.waited_s()
         with Wire(sandbox) as calls:
             made = calls.create("acme/other")
             calls.sign(made.keyInfo.keyID.ID, document("timestamp", 1))
@@ -234,7 +235,7 @@ def test_keyd_stops_and_starts_while_notary_server_runs(tmp_path: Path) -> None:
         # Asked for every ten seconds.
         until(lambda: sandbox.get("/_notary_server/health")[0] == 200, "healthy again")
         print(f"stopped in {stopped_s:.2f} s, listening after {listening_s:.2f} s")
-        assert listening_s < 5  # about one second where nobody else uses the machine
+        assert listening_s < 5  # about one second where nothing else runs
         with sandbox.admin() as keyd:
             keys = [key.name for key in keyd.list_keys(KeyFilter(name=f"notary/{GUN}/*"))]
         assert f"notary/{GUN}/timestamp.2" not in keys
