@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from keyd.adapters.notary import delegations, keyobjects
+from keyd.adapters.notary import delegations, images, keyobjects, signers
+from keyd.adapters.notary.changes import Change
 from keyd.adapters.notary.collection import Collection
 from keyd.adapters.notary.keyobjects import KeyObject
 from keyd.adapters.notary.keyring import name_of
@@ -215,7 +216,11 @@ def signer_add(
 )
 @click.pass_obj
 def signer_remove(settings: Settings, name: str, repositories: tuple[str, ...], force: bool) -> int:
-    """Take the signer NAME away from each REPOSITORY."""
+    """Take the signer NAME away from each REPOSITORY.
+
+    Tags stay: where NAME was the last to sign targets/releases, another signer's key signs it anew
+    as it is.
+    """
     role = delegations.signer_role(name)
     done: dict[str, object] = {}
 
@@ -234,6 +239,8 @@ def signer_remove(settings: Settings, name: str, repositories: tuple[str, ...], 
         if shared and shared == released:
             _confirm_vanishing(settings, trusted, RELEASES, force)
         cut = [delegations.remove(RELEASES, sorted(shared))] if shared else []
+        if shared < released and delegations.left_unsigned(trusted, RELEASES, shared):
+            cut += _released_anew(settings, collection, trusted, name, shared, force)
         collection.stage(delegations.remove(role), *cut)
         report = collection.publish()
         done[gun] = dict(report.published)
@@ -241,6 +248,32 @@ def signer_remove(settings: Settings, name: str, repositories: tuple[str, ...], 
             answer(settings, report, gun)
 
     return _for_each(settings, repositories, remove_from, done)
+
+
+def _released_anew(
+    settings: Settings,
+    collection: Collection,
+    trusted: Trusted,
+    name: str,
+    gone: set[str],
+    force: bool,
+) -> list[Change]:
+    """What keeps tags signed whose last signature is by keys that go."""
+    rows = images.signed_tags(trusted)
+    if not signers.may_go_on(trusted, collection, RELEASES, gone):
+        output.warn(
+            f"{name} signed {RELEASES} last, and you may sign with no other key of it: until "
+            f"another signer signs, docker refuses {', '.join(row.tag for row in rows)}"
+        )
+        settings.confirm(f"Take {name} away?", name, force)
+        return []
+    alone = [row.tag for row in rows if row.signers == (name,)]
+    if alone:
+        output.warn(
+            f"signed by {name} alone, and still pulled: {', '.join(alone)}; take one back: "
+            f"keydctl trust revoke {trusted.gun}:{alone[0]}"
+        )
+    return [Change("witness", RELEASES)]
 
 
 def begin(collection: Collection, root_key: str) -> None:

@@ -138,3 +138,23 @@ def test_a_revoked_tag_is_pulled_no_more(place: Place) -> None:
     place.alice("revoke", f"{name}:1.0")
 
     place.docker.refuses("pull", f"{name}:1.0")
+
+
+def test_what_a_signer_who_goes_signed_last_is_signed_by_who_stays(place: Place) -> None:
+    name, digest = place.signed()
+    bob = f"bob-{digest[-8:]}"
+    place.alice("key", "generate", bob, "--dir", place.alice.folder)
+    place.alice("signer", "add", "bob", name, "--key", bob)
+    both = place.registry.push(f"{name}:2.0", "signed by both")
+    place.registry.push(f"{name}:3.0", "signed by bob")
+    place.alice("sign", f"{name}:2.0", "--signer", "alice")
+    for tag in ("2.0", "3.0"):
+        place.alice("sign", f"{name}:{tag}", "--signer", "bob")
+
+    removed = place.alice.run("trust", "signer", "remove", "bob", name)
+
+    assert removed.returncode == 0, removed.stderr
+    assert f"keydctl trust revoke {name}:3.0".encode() in removed.stderr
+    place.docker("pull", f"{name}:1.0")
+    place.docker("pull", f"{name}:2.0")
+    assert set(place.docker.digests(name)) == {digest, both}

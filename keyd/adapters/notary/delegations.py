@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from keyd.adapters.notary.changes import Change
 from keyd.adapters.notary.keyobjects import KeyObject
 from keyd.adapters.notary.lookup import RELEASES
 from keyd.adapters.notary.trusted import Trusted
-from keyd.content.documents import DelegatedRole, PublicKeyInfo
+from keyd.content.documents import DelegatedRole, PublicKeyInfo, RoleKeys
+from keyd.content.verification import verify_threshold
 from keyd.errors import InvalidRequestError, RepositoryError
 
 ALL_PATHS = ""
@@ -150,6 +151,19 @@ def purged(
         for role, names in having.items():
             cut.setdefault(role, []).extend(select(names, [text], role))
     return cut
+
+
+def left_unsigned(trusted: Trusted, role: str, gone: Collection[str]) -> bool:
+    """True where what is published of a role does not count without these of its keys."""
+    served, holders = trusted.targets.get(role), trusted.holders(role)
+    if served is None or holders is None:
+        return False
+    before, keys = holders
+    rest = RoleKeys(
+        keyids=tuple(k for k in before.keyids if k not in gone), threshold=before.threshold
+    )
+    made = served.envelope.signatures
+    return not verify_threshold(served.envelope.payload, made, rest, keys).is_met
 
 
 def vanishing(trusted: Trusted, role: str) -> list[str]:

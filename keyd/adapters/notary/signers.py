@@ -7,8 +7,8 @@ targets/releases, its signature comes from a key of those who were chosen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 
 from keyd.adapters.notary import delegations
 from keyd.adapters.notary.collection import Collection
@@ -79,6 +79,15 @@ def choose(trusted: Trusted, collection: Collection, names: Sequence[str] = ()) 
     if released is not None and any(k.spki in keys for k in released.keys):
         roles.append(RELEASES)
     return Signing(tuple(chosen), tuple(sorted(roles)), keys)
+
+
+def may_go_on(trusted: Trusted, collection: Collection, role: str, gone: Container[str]) -> bool:
+    """True where the caller may sign a delegated role with another of its keys than these."""
+    for delegation in delegations.found(trusted):
+        if delegation.role.name == role:
+            rest = tuple(key for key in delegation.keys if key.keyid not in gone)
+            return bool(_usable(trusted, collection, replace(delegation, keys=rest)))
+    return False
 
 
 def _usable(trusted: Trusted, collection: Collection, delegation: Delegation) -> frozenset[bytes]:
