@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 import functools
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -85,6 +88,10 @@ def _streamed(
     return method
 
 
+AsyncCompanion = Callable[["AsyncClient", str], AbstractAsyncContextManager[None]]
+"""As :data:`keyd.client.client.Companion`, awaited."""
+
+
 class AsyncClient:
     """Talks to one daemon over one connection, opened at the first call.
 
@@ -115,6 +122,7 @@ class AsyncClient:
         self._channel: list[grpc.aio.Channel] = []
         self._deadline_s = endpoint.deadline_s if deadline_s is None else deadline_s
         self._retries = retries
+        self._companion: AsyncCompanion | None = None
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -136,6 +144,12 @@ class AsyncClient:
         """The same client on the same connection, with another deadline in seconds."""
         other = copy.copy(self)
         other._deadline_s = deadline_s
+        return other
+
+    def accompanied(self, companion: AsyncCompanion) -> AsyncClient:
+        """The same client, with a companion for each call that may wait for a touch."""
+        other = copy.copy(self)
+        other._companion = companion
         return other
 
     @property
@@ -266,6 +280,14 @@ class AsyncClient:
                 return
 
     async def _do(self, request: Call[T], until: float | None = None) -> T:
+        if self._companion is None or request.named is None:
+            return await self._repeat(request, until)
+        request_id = request.request_id or secrets.token_hex(10)
+        named = dataclasses.replace(request, body=request.named(request_id))
+        async with self._companion(self, request_id):
+            return await self._repeat(named, until)
+
+    async def _repeat(self, request: Call[T], until: float | None) -> T:
         until = time.monotonic() + self._deadline_s if until is None else until
         done = 0
         while True:

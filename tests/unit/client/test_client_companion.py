@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import grpc
 import pytest
 
-from keyd.client import Client, KeyAlgorithm
+from keyd.client import AsyncClient, Client, KeyAlgorithm
 from keyd.client.call import Call
 from keyd.client.keycalls import adopt, adopt_labelled, create_key, get_key, rotate
 from keyd.client.signcalls import sign
@@ -82,6 +82,27 @@ def test_the_companion_is_there_until_the_call_has_failed() -> None:
     assert len(seen) == 2
     assert len(seen[0]) == 20
     assert seen[1] == "over"
+
+
+async def test_the_asyncio_client_is_accompanied_alike() -> None:
+    seen: list[str] = []
+
+    @asynccontextmanager
+    async def companion(client: AsyncClient, request_id: str) -> AsyncIterator[None]:
+        seen.append(request_id)
+        try:
+            yield
+        finally:
+            seen.append("over")
+
+    plain = AsyncClient("unix:/nonexistent/keyd.sock", deadline_s=2, keep_checkpoints=False)
+    async with plain.accompanied(companion) as accompanied:
+        with pytest.raises(ServerGoneError):
+            await accompanied.sign("acme/root", b"message", request_id="mine")
+        with pytest.raises(ServerGoneError):
+            await accompanied.get_key("acme/root")
+
+    assert seen == ["mine", "over"]
 
 
 class CancelledError(grpc.RpcError):
