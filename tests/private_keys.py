@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -67,7 +68,12 @@ def private_keys(*folders: Path, apart_from: Iterable[Path] = ()) -> list[Found]
 
     ``apart_from``: files and folders that nobody looks into. Links are not followed; a file that
     goes away meanwhile is passed over.
+
+    Raises:
+        OSError: a folder is not there, or something in it cannot be read.
     """
+    for folder in folders:
+        folder.stat()
     spared = tuple(apart_from)
     known: dict[bytes, set[str]] = {}  # a database has the same file many times
     found = []
@@ -83,11 +89,18 @@ def private_keys(*folders: Path, apart_from: Iterable[Path] = ()) -> list[Found]
 
 
 def files_below(*folders: Path) -> Iterator[Path]:
-    """Every regular file."""
+    """Every regular file; a folder that cannot be read is an error, not an empty one."""
     for folder in folders:
-        for file in folder.rglob("*"):
-            if file.is_file() and not file.is_symlink():
-                yield file
+        for parent, _, names in os.walk(folder, onerror=_raise):
+            for name in names:
+                file = Path(parent, name)
+                if file.is_file() and not file.is_symlink():
+                    yield file
+
+
+def _raise(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # it went away meanwhile
+        raise error
 
 
 def _content(file: Path) -> bytes:

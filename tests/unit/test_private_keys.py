@@ -159,3 +159,19 @@ def test_only_what_is_named_is_passed_over(tmp_path: Path) -> None:
     left = private_keys(tmp_path, apart_from=[tmp_path / "tls", tmp_path / "state" / "log"])
 
     assert {found.file for found in left} == {tmp_path / "tls.copy" / "server.key"}
+
+
+def test_a_folder_that_is_not_there_is_not_taken_for_a_clean_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        private_keys(tmp_path, tmp_path / "none")
+
+
+def test_links_are_not_followed_out_of_the_folder(tmp_path: Path) -> None:
+    outside, inside = tmp_path / "outside", tmp_path / "inside"
+    for folder in (outside, inside):
+        folder.mkdir()
+    (outside / "key").write_bytes(pem(EC))
+    (inside / "key").symlink_to(outside / "key")
+    (inside / "folder").symlink_to(outside)
+
+    assert private_keys(inside) == []
