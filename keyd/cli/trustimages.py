@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import re
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from keyd.cli.trustsession import (
     answer,
     now,
 )
-from keyd.errors import InvalidRequestError, RepositoryError
+from keyd.errors import InvalidRequestError, KeydError, RepositoryError
 
 IMAGE = click.argument("image", metavar="IMAGE[:TAG]")
 SIGNER = click.option(
@@ -157,19 +158,31 @@ def _revocable(
 @click.option("--pretty", is_flag=True, help="For people.")
 @click.pass_obj
 def inspect(settings: Settings, names: tuple[str, ...], pretty: bool) -> int:
-    """Show who signs the tags of images or repositories, verified, as docker trust inspect does."""
-    shown = []
-    for name in names:
-        asked = parse_image(name)
+    """Show who signs the tags of images or repositories, verified, as docker trust inspect does.
+
+    What was found is shown where others fail too; then the exit code is that of the first failure.
+    """
+    shown, errors = [], []
+    for asked, name in [(parse_image(name), name) for name in names]:
         if asked.digest:
             raise _by_digest()
-        trusted = Session(settings, "").collection(asked.gun).get()
+        try:
+            trusted = Session(settings, "").collection(asked.gun).get()
+        except KeydError as e:
+            errors.append(e)
+            continue
         trustshapes.warn(trusted)
         shown.append(images.inspected(trusted, name, asked.tag))
     if pretty and not settings.json:
-        output.write("\n\n".join(trustshapes.inspected_text(each) for each in shown))
+        if shown:
+            output.write("\n\n\n".join(trustshapes.inspected_text(each) for each in shown))
     else:
-        output.write_json(shown)
+        text = json.dumps(shown, indent=4, ensure_ascii=False)  # docker's own bytes
+        output.write_bytes(text.encode() + b"\n")
+    for error in errors[1:]:
+        output.warn(error.message)
+    if errors:
+        raise errors[0]
     return Exit.DONE
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keyd.adapters.notary.changes import Change
@@ -98,22 +98,34 @@ def delegations_text(shown: list[dict[str, Any]]) -> str:
 
 
 def inspected_text(shown: dict[str, Any]) -> str:
-    """What ``docker trust inspect --pretty`` prints."""
+    """What ``docker trust inspect --pretty`` prints, byte for byte but the last newline."""
     name = shown["Name"]
     tags = [(t["SignedTag"], t["Digest"], ", ".join(t["Signers"])) for t in shown["SignedTags"]]
-    lines = [f"Signatures for {name}" if tags else f"No signatures for {name}", ""]
     if tags:
-        lines += [output.table(("SIGNED TAG", "DIGEST", "SIGNERS"), tags), ""]
+        lines = ["", f"Signatures for {name}", ""]
+        lines += _dockers_table(("SIGNED TAG", "DIGEST", "SIGNERS"), tags)
+    else:
+        lines = ["", f"No signatures for {name}", ""]
     people = [(s["Name"], _short(s["Keys"])) for s in shown["Signers"]]
     if people:
-        lines += [f"List of signers and their keys for {name}", ""]
-        lines += [output.table(("SIGNER", "KEYS"), people), ""]
-    lines += [f"Administrative keys for {name}", ""]
+        lines += ["", f"List of signers and their keys for {name}", ""]
+        lines += _dockers_table(("SIGNER", "KEYS"), people)
+    lines += ["", f"Administrative keys for {name}", ""]
     lines += [
         f"  {key['Name']} Key:\t{', '.join(k['ID'] for k in key['Keys'])}"
         for key in sorted(shown["AdministrativeKeys"], key=lambda k: str(k["Name"]))
     ]
     return "\n".join(lines)
+
+
+def _dockers_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of ten characters at least, three of them space, as docker has them."""
+    cells = [headers, *rows]
+    widths = [max(10, *(len(row[n]) + 3 for row in cells)) for n in range(len(headers) - 1)]
+    return [
+        "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + row[-1]
+        for row in cells
+    ]
 
 
 def _short(keys: list[dict[str, str]]) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import ssl
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -34,6 +37,16 @@ class Place:
     def name(self) -> str:
         """Of a repository that is not there yet."""
         return f"{self.registry.host}/team/app{next(self.numbers)}"
+
+    def asks(self, name: str, tag: str, body: bytes | None = None, kind: str = "") -> bytes:
+        """Read a manifest, or put one."""
+        url = f"https://{self.registry.host}/v2/{name.partition('/')[2]}/manifests/{tag}"
+        request = urllib.request.Request(url, body, method="PUT" if body else "GET")
+        request.add_header("Content-Type", kind)
+        request.add_header("Accept", "application/vnd.docker.distribution.manifest.v2+json")
+        context = ssl.create_default_context(cafile=str(self.stage.sandbox.certificates.ca))
+        with urllib.request.urlopen(request, timeout=20, context=context) as answer:
+            return bytes(answer.read())
 
     def notary_lists(self, name: str, role: str) -> dict[str, str]:
         """What one role signs, as notary shows it to a newcomer: tag -> role."""
@@ -116,6 +129,63 @@ def test_a_tag_that_is_not_signed_does_not_resolve(place: Place, alice: Person) 
     resolved = place.person().run("trust", "resolve", f"{name}:unsigned")
 
     assert (resolved.returncode, resolved.stdout) == (1, b"")
+
+
+@pytest.mark.parametrize(
+    ("index", "image"),
+    [
+        (
+            "application/vnd.docker.distribution.manifest.list.v2+json",
+            "application/vnd.docker.distribution.manifest.v2+json",
+        ),
+        (
+            "application/vnd.oci.image.index.v1+json",
+            "application/vnd.docker.distribution.manifest.v2+json",
+        ),
+    ],
+)
+def test_an_image_for_several_machines_is_signed_by_the_digest_of_its_index(
+    place: Place, alice: Person, index: str, image: str
+) -> None:
+    name = place.name()
+    entries = []
+    for machine in ("amd64", "arm64"):
+        digest = place.registry.push(f"{name}:{machine}", machine)
+        size = len(place.asks(name, machine))
+        platform = {"architecture": machine, "os": "linux"}
+        entries.append({"mediaType": image, "size": size, "digest": digest, "platform": platform})
+    body = json.dumps({"schemaVersion": 2, "mediaType": index, "manifests": entries}).encode()
+    place.asks(name, "1.0", body, index)
+
+    signed = alice("sign", f"{name}:1.0", "--signer", "alice")
+
+    assert signed["digest"] == f"sha256:{hashlib.sha256(body).hexdigest()}"
+    assert signed["size"] == len(body)
+    assert place.docker_sees(name) == {"1.0": signed["digest"]}
+
+
+def test_what_docker_inspects_is_shown_byte_for_byte(place: Place, alice: Person) -> None:
+    one, two, none = place.name(), place.name(), place.name()
+    for image in (f"{one}:1.9", f"{one}:1.10", f"{two}:long-name-of-a-tag"):
+        place.registry.push(image, image)
+        alice("sign", image, "--signer", "alice")
+    bob = place.person()
+
+    for words in (
+        (one, two),
+        (f"{one}:1.9", f"{one}:unsigned"),
+        (one, none),
+        (none,),
+        ("--pretty", one, two),
+        ("--pretty", f"{one}:1.10"),
+        ("--pretty", f"{one}:unsigned"),
+        ("--pretty", none),
+    ):
+        theirs = bob.docker_cli("trust", "inspect", *words)
+        ours = bob.run("trust", "inspect", *words)
+        assert ours.stdout.decode() == theirs.stdout, words
+        assert ours.returncode == theirs.returncode, words
+        assert (b"has no collection" in ours.stderr) == (none in words), words
 
 
 def test_a_revoked_tag_is_gone_for_notary_and_docker(place: Place, alice: Person) -> None:
