@@ -19,7 +19,7 @@ from keyd.device.v1 import device_pb2 as pb
 from keyd.device.ykcs11 import Policy
 
 if TYPE_CHECKING:
-    from keyd.device.reader import Reader
+    from keyd.device.reader import Reader, Seen
 
 _LOOK_S = 0.9
 """How often the tries of an idle YubiKey are read: other programs spend them too."""
@@ -34,7 +34,7 @@ def _pin_state_of(left: int, total: int) -> str:
     return "ok" if left >= total else "count-low"
 
 
-def look_around() -> tuple[tuple[str, int], ...] | None:
+def look_around() -> tuple[Seen, ...] | None:
     """See reader.look_around."""
     from keyd.device import reader
 

@@ -8,6 +8,15 @@ from keyd.errors import DeviceFaultError, DeviceGoneError, KeydError, TokenLocke
 RETRY_AFTER_S = 1.0
 """What callers are told to wait for a token that may come back by itself."""
 
+NO_CARD_SERVICE = "the smart card service does not answer"
+CARD_IS_KEPT = "another program keeps a card for itself"
+TROUBLE_HINTS = {
+    NO_CARD_SERVICE: "start pcscd, or see what it says: journalctl -u pcscd",
+    CARD_IS_KEPT: "end that program, gpg's is one: gpgconf --kill scdaemon, and to share the card "
+    "from now on: echo pcsc-shared >> ~/.gnupg/scdaemon.conf",
+}
+"""What to do when a host cannot tell which tokens there are."""
+
 
 def failure_error(token: str, failure: pb.Failure) -> KeydError:
     """The error a host sent."""

@@ -18,7 +18,14 @@ from typing import Any
 from keyd.device.condition import GRACE_S, Condition
 from keyd.device.dispatch import Dispatcher, Place
 from keyd.device.events import EventKind, OnEvent, OnSigned
-from keyd.device.failures import failure_error, fault_error, gone_error, locked_error
+from keyd.device.failures import (
+    CARD_IS_KEPT,
+    TROUBLE_HINTS,
+    failure_error,
+    fault_error,
+    gone_error,
+    locked_error,
+)
 from keyd.device.login import Door
 from keyd.device.settings import TokenConfig
 from keyd.device.supervisor import HostDiedError, HostProcess
@@ -434,12 +441,15 @@ class TokenKeeper:
         self._settle_place(place, TokenState.FAULTED, fault_error(self.config.name, why))
 
     def _absent(self, probed: pb.Probed) -> KeydError:
-        if probed.trouble:
-            error = self._gone(f"cannot be looked for: {probed.trouble}")
-            error.hint = "start pcscd, or see what it says: journalctl -u pcscd"
-            return error
         others = f"; there is {', '.join(probed.others)}" if probed.others else ""
-        return self._gone(f"is not there: no token has {self.config.wanted}{others}")
+        what = f"is not there: no token has {self.config.wanted}{others}"
+        if probed.trouble == CARD_IS_KEPT:
+            what += f"; {probed.trouble}"
+        elif probed.trouble:
+            what = f"cannot be looked for: {probed.trouble}"
+        error = self._gone(what)
+        error.hint = TROUBLE_HINTS.get(probed.trouble, error.hint)
+        return error
 
     def _gone(self, what: str) -> DeviceGoneError:
         return gone_error(self.config.name, what)

@@ -17,6 +17,7 @@ import pkcs11
 from pkcs11 import TokenFlag
 
 from keyd.device import ykcs11
+from keyd.device.failures import NO_CARD_SERVICE
 from keyd.device.faults import Situation, translate
 from keyd.device.v1 import device_pb2 as pb
 from keyd.errors import DeviceFaultError
@@ -125,7 +126,7 @@ class Module:
             slots = self._lib.get_slots(token_present=True)
         except pkcs11.DeviceError:
             # libykcs11 when nobody answers at pcscd's socket.
-            self.trouble = "the smart card service does not answer"
+            self.trouble = NO_CARD_SERVICE
             return None
         except pkcs11.PKCS11Error:
             return None

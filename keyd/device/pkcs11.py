@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pkcs11
 from pkcs11 import Attribute, ObjectClass
 
 from keyd.device import ykcs11
 from keyd.device.cardwatch import CardWatch, look_around
-from keyd.device.failures import unblock_hint
+from keyd.device.failures import CARD_IS_KEPT, unblock_hint
 from keyd.device.faults import RETRY_AFTER_S, Situation, ckr_name, is_doubtful, translate
 from keyd.device.module import Module, Selector, describe, token_serial
 from keyd.device.v1 import device_pb2 as pb
@@ -28,6 +29,9 @@ from keyd.errors import (
     TokenLockedError,
     WrongTokenError,
 )
+
+if TYPE_CHECKING:
+    from keyd.device.reader import Seen
 
 _NOTICED_S = 0.5
 
@@ -48,7 +52,7 @@ class TokenSession:
         self._token: pkcs11.Token | None = None
         self._card = CardWatch()
         self._info = pb.TokenInfo()
-        self._absent_from: tuple[tuple[str, int], ...] | None = None
+        self._absent_from: tuple[Seen, ...] | None = None
         self._pin: str | None = None
         self.session: pkcs11.Session | None = None
         self.policies: Mapping[bytes, Policy] = {}
@@ -97,6 +101,8 @@ class TokenSession:
                 self._restart()
                 info = self._look_outside()
                 self._absent_from = around if info is None else None
+            if around and any(seen.is_kept for seen in around):
+                self._module.trouble = self._module.trouble or CARD_IS_KEPT
         return pb.Probed(
             token=info,
             logged_in=self.session is not None,

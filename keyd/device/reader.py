@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 from keyd.device.ykcs11 import Policy
 
@@ -35,9 +35,18 @@ _PIN_POLICIES = {1: "never", 2: "once", 3: "always"}
 _TOUCH_POLICIES = {1: "never", 2: "always", 3: "cached"}
 
 
-def look_around() -> tuple[tuple[str, int], ...] | None:
-    """All readers with their counts of insertions and removals: whatever is plugged in or pulled
-    changes it. No card is touched. None where PC/SC cannot be asked."""
+class Seen(NamedTuple):
+    """A reader: pcscd's count of insertions and removals, and whether another program has its card
+    open for itself alone (SCARD_SHARE_EXCLUSIVE), when libykcs11 finds it empty."""
+
+    name: str
+    events: int
+    is_kept: bool
+
+
+def look_around() -> tuple[Seen, ...] | None:
+    """All readers: whatever is plugged in, pulled, kept or given free changes it. No card is
+    touched. None where PC/SC cannot be asked."""
     if scard is None:
         return None
     code, context = scard.SCardEstablishContext(scard.SCARD_SCOPE_SYSTEM)
@@ -52,7 +61,14 @@ def look_around() -> tuple[tuple[str, int], ...] | None:
         )
         if code != scard.SCARD_S_SUCCESS:
             return None
-        return tuple((str(name), int(state) >> _EVENTS_SHIFT) for name, state, _ in states)
+        return tuple(
+            Seen(
+                str(name),
+                int(state) >> _EVENTS_SHIFT,
+                bool(state & scard.SCARD_STATE_EXCLUSIVE),
+            )
+            for name, state, _ in states
+        )
     finally:
         scard.SCardReleaseContext(context)
 

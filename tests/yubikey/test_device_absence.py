@@ -10,7 +10,7 @@ import pytest
 from keyd.device.events import EventKind
 from keyd.errors import DeviceGoneError, WrongTokenError
 from keyd.model import Pin, TokenState
-from tests.yubikey import by_yubikit
+from tests.yubikey import by_pcsc, by_yubikit
 from tests.yubikey.bench import Bench, EmulatedKey
 from tests.yubikey.desk import SLOT, Desk, check, eventually, is_state, job, sign, status
 from tests.yubikey.model import FACTORY_PIN, Model
@@ -199,3 +199,21 @@ async def test_a_host_that_loses_its_session_over_and_over_leaves_none_behind(de
             await keeper.refresh()
             check(public_key, (await sign(pool, job(public_key)))[0])
     assert "host-died" not in desk.kinds()
+
+
+async def test_a_card_that_another_program_keeps_for_itself_is_said_so_and_used_once_it_is_free(
+    desk: Desk, bench: Bench
+) -> None:
+    """gpg's scdaemon opens cards so."""
+    public_key = desk.make()
+    reader = bench.readers[0]
+    assert not await asyncio.to_thread(
+        lambda: desk.worker.call(by_pcsc.connect, reader, exclusive=True)
+    )
+    async with desk.running() as pool:
+        await eventually(is_state(pool, TokenState.ABSENT))
+        await eventually(lambda: "keeps a card for itself" in status(pool).detail)
+        assert desk.key.state.pins_offered == 0
+        await asyncio.to_thread(desk.worker.call, by_pcsc.leave)
+        await eventually(is_state(pool, TokenState.READY))
+        check(public_key, (await sign(pool, job(public_key)))[0])
