@@ -71,12 +71,16 @@ class _LeftPowered(CardConnectionDecorator):  # type: ignore[misc]
 @contextlib.contextmanager
 def _connection(serial: int) -> Iterator[ScardSmartCardConnection]:
     """The YubiKey with this serial."""
+    refused = []
     for reader in list_readers():
         if not reader.name.lower().startswith("yubico yubikey"):
             continue
         try:
             connection = ScardSmartCardConnection(_LeftPowered(reader.createConnection()))
-        except (NoCardException, CardConnectionException):
+        except NoCardException:
+            continue
+        except CardConnectionException as error:
+            refused.append(f"{reader.name}: {error}")
             continue
         try:
             if ManagementSession(connection).read_device_info().serial == serial:
@@ -84,7 +88,7 @@ def _connection(serial: int) -> Iterator[ScardSmartCardConnection]:
                 return
         finally:
             connection.close()
-    raise LookupError(f"no YubiKey {serial}")
+    raise LookupError("; ".join((f"no YubiKey {serial}", *refused)))
 
 
 @contextlib.contextmanager

@@ -14,6 +14,9 @@ from enum import IntEnum
 from tests.yubikey.card import ATR, Card
 
 _RETRY_S = 0.01
+_NO_ANSWER = b"\0"
+"""From a card without power: pcscd lets libykcs11's commands through after another program has cut
+it. A real reader then says that it cannot; vpcd has no word for that, and this is no answer."""
 
 
 class _Control(IntEnum):
@@ -66,7 +69,8 @@ class Plug:
                 body = await upcoming
                 upcoming = asyncio.ensure_future(_read(reader, writer))
                 if len(body) != 1:
-                    _write(writer, await self._answer(body, upcoming))
+                    answer = await self._answer(body, upcoming) if switched_on else _NO_ANSWER
+                    _write(writer, answer)
                 elif body[0] == _Control.GET_ATR:
                     _write(writer, ATR)
                     if switched_on:
