@@ -44,7 +44,7 @@ bench: setup ## throughput and latency next to a raw PKCS#11 loop, and to notary
 	@$(bin)/python -m benchmarks.notary
 
 soak: setup ## the long load and kill runs (KEYD_SOAK_SECONDS each, default 60)
-	@KEYD_TESTS_REQUIRE=softhsm $(bin)/python -m pytest -q -m soak tests/e2e $(ARGS)
+	@KEYD_TESTS_REQUIRE=softhsm,yubikey $(bin)/python -m pytest -q -m soak tests/e2e tests/yubikey $(ARGS)
 
 run: setup ## a development daemon in the foreground, under ./dev
 	@$(bin)/keyd-server dev --dir dev
