@@ -7,6 +7,7 @@ of the service, so that it is let in where the daemon is. It never logs in.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
 import os
 import pwd
@@ -31,12 +32,14 @@ _PASSED_ON = (
 
 @dataclass(frozen=True, slots=True)
 class Readers:
-    """``problem``: why PC/SC does not answer; empty when it does. ``names``: of all readers;
-    ``filled``: of those with a card."""
+    """``problem``: why PC/SC does not answer; empty when it does. ``missing``: the Python library
+    that was to ask it, and is not installed. ``names``: of all readers; ``filled``: of those with a
+    card."""
 
     problem: str = ""
     names: tuple[str, ...] = ()
     filled: tuple[str, ...] = ()
+    missing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,8 @@ def probe_readers(user: pwd.struct_passwd | None, *, timeout_s: float = _TIMEOUT
     problem, answer = _ask(["readers"], {}, user, timeout_s)
     if problem:
         return Readers(problem)
-    return Readers("", tuple(answer["names"]), tuple(answer["filled"]))
+    missing = " and ".join(answer["missing"])
+    return Readers("", tuple(answer["names"]), tuple(answer["filled"]), missing)
 
 
 def probe_module(
@@ -118,6 +122,10 @@ def _ask(
 # ------------------------------------------------------------- from here on: the child process
 
 
+_NEEDED = ("smartcard", "yubikit")
+"""Of the extra ``yubikey``."""
+
+
 class _Version(ctypes.Structure):
     _fields_ = (("major", ctypes.c_ubyte), ("minor", ctypes.c_ubyte))
 
@@ -165,10 +173,11 @@ def _tokens(path: str) -> list[tuple[str, str, int]]:
 
 
 def _readers() -> dict[str, list[str]]:
-    try:
-        from smartcard import scard
-    except ImportError:
-        sys.exit("keyd is installed without its extra for YubiKeys: pip install 'keyd[yubikey]'")
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        return {"missing": missing, "names": [], "filled": []}
+    from smartcard import scard
+
     code, context = scard.SCardEstablishContext(scard.SCARD_SCOPE_SYSTEM)
     if code != scard.SCARD_S_SUCCESS:
         sys.exit(str(scard.SCardGetErrorMessage(code)))
@@ -181,7 +190,7 @@ def _readers() -> dict[str, list[str]]:
         code, states = scard.SCardGetStatusChange(context, 0, wanted)
         filled = [str(n) for n, state, _ in states if state & scard.SCARD_STATE_PRESENT]
     scard.SCardReleaseContext(context)
-    return {"names": [str(name) for name in names], "filled": filled}
+    return {"missing": [], "names": [str(name) for name in names], "filled": filled}
 
 
 def main() -> None:

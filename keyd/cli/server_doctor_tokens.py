@@ -23,6 +23,16 @@ def needs_pcscd(token: TokenSection) -> bool:
 
 def check_readers(tokens: Sequence[TokenSection], seen: Readers) -> Iterator[Finding]:
     """Does pcscd answer, and are there cards for the tokens (all of modules that need it)?"""
+    if seen.missing:
+        yield Finding(
+            Area.MODULE,
+            f"{seen.missing} is not installed beside keyd",
+            "YubiKeys sign without it, but none is set up or attested, no key is made on one, and "
+            "touches are told by the time they take",
+            "with the daemon's own Python: pip install 'keyd[server,yubikey]'; then: systemctl "
+            "restart keyd-server",
+        )
+        return  # nobody here can ask pcscd
     why = f"without it there are no tokens {', '.join(token.name for token in tokens)}"
     if seen.problem:
         yield Finding(

@@ -273,7 +273,10 @@ def _missing_files(config: Config) -> Iterator[_Problem]:
         try:
             found = file.stat()
         except OSError as e:
-            yield path, f"{path[-1]} {file}: {(e.strerror or str(e)).lower()}"
+            why = f"{path[-1]} {file}: {(e.strerror or str(e)).lower()}"
+            if path[-1] == "module" and isinstance(e, FileNotFoundError):
+                why += "; install the package that has it (on Debian ykcs11 for YubiKeys, softhsm2)"
+            yield path, why
         else:
             if not stat.S_ISREG(found.st_mode):
                 yield path, f"{path[-1]} {file}: not a file"

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from smartcard.Exceptions import SmartcardException
 from ykman.pcsc import ScardSmartCardConnection
 from ykman.piv import get_pivman_data, get_pivman_protected_data, sign_certificate_builder
-from yubikit.core import CommandError, InvalidPinError, NotSupportedError
+from yubikit.core import BadResponseError, CommandError, InvalidPinError, NotSupportedError
 from yubikit.core.smartcard import SW, ApduError
 from yubikit.management import ManagementSession
 from yubikit.piv import (
@@ -324,7 +324,8 @@ def _slot(piv: PivSession, slot: SLOT) -> pb.YubiKeySlot | None:
     """What lies there; None where nothing does. Before firmware 5.3 only a certificate shows, and
     a slot that attests."""
     found = pb.YubiKeySlot(slot=slot)
-    with contextlib.suppress(ApduError, ValueError):
+    # One that is damaged hides neither its key nor the other slots.
+    with contextlib.suppress(ApduError, BadResponseError, ValueError):
         found.certificate = piv.get_certificate(slot).public_bytes(Encoding.DER)
     try:
         facts = piv.get_slot_metadata(slot)

@@ -6,10 +6,11 @@ import fcntl
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from keyd.cli.server_doctor import diagnose
 from keyd.cli.server_doctor_daemon import (
@@ -42,6 +43,7 @@ from keyd.model import (
     TokenStatus,
 )
 from keyd.policy.starter import starter_policy
+from tests.certificates import an_authority, write_tls
 
 NOW = datetime(2030, 1, 10, tzinfo=UTC)
 ORIGIN = "keyd.example.org/prod"
@@ -125,6 +127,31 @@ def test_a_pin_file_that_others_can_read_is_found_and_never_shown(tmp_path: Path
     assert "secret-pin" not in str(findings)
 
 
+@pytest.mark.parametrize(
+    ("days", "what", "todo"),
+    [(1, "expires in", "keyd-server tls sign"), (-1, "expired", "keyd-server check")],
+)
+def test_a_server_certificate_that_ends_soon_or_has_ended_is_found(
+    tmp_path: Path, days: int, what: str, todo: str
+) -> None:
+    files = write_tls(tmp_path, an_authority())
+    config = place(tmp_path)
+    listener = f"""
+[[listener]]
+kind = "tcp"
+address = "127.0.0.1:7443"
+cert = "{files.certificate}"
+key = "{files.key}"
+client_ca = "{files.client_ca}"
+"""
+    config.write_text(config.read_text() + listener)
+    ends = x509.load_pem_x509_certificate(files.certificate.read_bytes()).not_valid_after_utc
+
+    found = only(found_in(Area.TLS, diagnose(config, ends - timedelta(days=days))))
+
+    assert (what in found.what, todo in found.todo) == (True, True), found
+
+
 def test_a_socket_group_that_does_not_exist_is_found(tmp_path: Path) -> None:
     findings = diagnose(place(tmp_path, group="no-such-group"), NOW)
 
@@ -193,6 +220,12 @@ def test_pcscd_that_does_not_answer_is_found() -> None:
     found = only(list(check_readers([a_token()], Readers("Service not available."))))
 
     assert (found.area, "pcscd.socket" in found.todo) == (Area.PCSCD, True)
+
+
+def test_yubikit_that_is_not_installed_is_found_and_is_not_taken_for_a_dead_pcscd() -> None:
+    found = only(list(check_readers([a_token()], Readers(missing="smartcard and yubikit"))))
+
+    assert (found.area, "keyd[server,yubikey]" in found.todo) == (Area.MODULE, True)
 
 
 @pytest.mark.parametrize("names", [(), ("Yubico 00",)])
