@@ -178,7 +178,11 @@ def translate(
         facts["tries_left"] = situation.tries_left
     if meaning is Meaning.LOST:
         return DeviceGoneError(
-            f"token {token} went away while {doing} ({ckr})", retry_after_s=RETRY_AFTER_S, **facts
+            f"token {token} went away while {doing} ({ckr})",
+            hint=f"see that it is plugged in (keydctl token list); when {token} is back, the same "
+            "command works again",
+            retry_after_s=RETRY_AFTER_S,
+            **facts,
         )
     if meaning is Meaning.UNTOUCHED:
         return DeadlineError(
