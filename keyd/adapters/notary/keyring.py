@@ -14,6 +14,7 @@ from keyd.adapters.notary.keyobjects import KeyObject
 from keyd.adapters.notary.rootcert import SignX509
 from keyd.content.envelope import FileSignature
 from keyd.errors import (
+    ApprovalNeededError,
     KeydError,
     KeyNotFoundError,
     PolicyDeniedError,
@@ -260,6 +261,19 @@ def raise_unsigned(gun: str, role: str, errors: Sequence[KeydError], who: Sequen
         role=role,
         missing=", ".join(who),
     )
+
+
+def waiting_for(waiting: Sequence[ApprovalNeededError]) -> ApprovalNeededError:
+    """One error for several roles that wait for consent, with all that has to be approved."""
+    ids = list(dict.fromkeys(e.facts.get("approval", "") for e in waiting))
+    error = waiting[0]
+    error.hint = (
+        "have it approved: "
+        + "; ".join(f"keydctl approve {each}" for each in ids if each)
+        + "; then run this same command again"
+    )
+    error.facts = {**error.facts, "approvals": " ".join(ids)}
+    return error
 
 
 def name_of(spki: bytes, ring: KeyRing) -> str:

@@ -16,7 +16,7 @@ from keyd.adapters.notary.cache import Cache
 from keyd.adapters.notary.conflict import describe_others, published_between
 from keyd.adapters.notary.drafting import Drafting
 from keyd.adapters.notary.evidence import Evidence
-from keyd.adapters.notary.keyring import KeyRing, raise_unsigned
+from keyd.adapters.notary.keyring import KeyRing, raise_unsigned, waiting_for
 from keyd.adapters.notary.metadata import Draft
 from keyd.adapters.notary.pinning import Pinning
 from keyd.adapters.notary.server import NotaryServer
@@ -30,6 +30,7 @@ from keyd.errors import (
     KeydError,
     RepositoryError,
     RuleRefusedError,
+    ServerGoneError,
     VersionTakenError,
 )
 
@@ -153,14 +154,21 @@ class Publication:
             except ApprovalNeededError as e:
                 waiting.append(e)
         if waiting:
-            raise _all_of(waiting)
+            raise waiting_for(waiting)
         files = {role: draft.file() for role, draft in drafts.items()}
         snapshot = self._own_snapshot(drafts, files)
         if snapshot is not None:
             files["snapshot"] = snapshot
         self._check_between(drafts)
         self.server.publish(files)
-        self._check_served(files)
+        try:
+            self._check_served(files)
+        except ServerGoneError as e:
+            e.hint = (
+                "it took what was sent, and could not be asked how it serves that; when it "
+                "answers, run the same command again: nothing is published twice"
+            )
+            raise
         report.published |= {r: envelope.parse(f).document.version for r, f in files.items()}
         self.cache.drop_pending()
         report.notes += self.evidence.tell(self.ring.connect())
@@ -331,16 +339,3 @@ def _read(draft: Draft) -> Root | Targets:
     document = envelope.parse(draft.file()).document
     assert isinstance(document, Root | Targets)
     return document
-
-
-def _all_of(waiting: list[ApprovalNeededError]) -> ApprovalNeededError:
-    """The first, with what else has to be approved."""
-    ids = list(dict.fromkeys(e.facts.get("approval", "") for e in waiting))
-    error = waiting[0]
-    error.hint = (
-        "have it approved: "
-        + "; ".join(f"keydctl approve {each}" for each in ids if each)
-        + "; then run this same command again"
-    )
-    error.facts = {**error.facts, "approvals": " ".join(ids)}
-    return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from typing import NoReturn
@@ -15,6 +16,8 @@ from keyd.content import canonical
 from keyd.errors import ConflictError, RepositoryError, ServerGoneError
 
 _BOUNDARY_BYTES = 16
+_SIGNER = re.compile(r"rpc error: code = (?P<code>\w+) desc = (?P<text>.*?)\"?}*$", re.DOTALL)
+_TRANSIENT = ("Unavailable", "DeadlineExceeded", "ResourceExhausted")
 
 
 class NotaryServer:
@@ -52,6 +55,8 @@ class NotaryServer:
 
         Raises:
             ConflictError: another publisher was first.
+            ServerGoneError: no answer, and then it may have taken them; or its signer or its
+                database fails, and then it has not.
             RepositoryError: the server refuses them, with its reason.
         """
         boundary = secrets.token_hex(_BOUNDARY_BYTES)
@@ -65,7 +70,15 @@ class NotaryServer:
             parts += [head.encode(), content, b"\r\n"]
         body = b"".join([*parts, f"--{boundary}--\r\n".encode()])
         kind = f"multipart/form-data; boundary={boundary}"
-        answer = self._ask("POST", "", "push,pull", body=body, content_type=kind)
+        try:
+            answer = self._ask("POST", "", "push,pull", body=body, content_type=kind)
+        except ServerGoneError as e:
+            if "certificate" not in e.facts:
+                e.hint = (
+                    "it may have taken what was sent: check that it runs, then run the same "
+                    "command again, which goes on from what is there"
+                )
+            raise
         if answer.status != 200:
             self._fail(answer)
 
@@ -109,13 +122,36 @@ class NotaryServer:
         if answer.status >= 500:
             raise ServerGoneError(
                 f"the trust server failed ({answer.status}): {text}",
-                hint="ask whoever runs it, or try again; nothing was changed",
+                hint="ask whoever runs it how its signer and its database are; when they are "
+                "back, run the same command again: what is staged and signed is kept",
                 server=self.web.base_url,
             )
+        if code == "INVALID_UPDATE":
+            self._fail_behind(text)
         raise RepositoryError(
             f"{self.gun}: the trust server refused it ({answer.status} {code}): {text}",
             gun=self.gun,
             code=code,
+        )
+
+    def _fail_behind(self, text: str) -> None:
+        """notary-server calls an upload invalid also where its signer or its store fails: the
+        signer's words are in the text then, and nothing at all is for the store.
+
+        Raises:
+            ServerGoneError: that is what happened.
+        """
+        told = _SIGNER.search(text)
+        if told is None and "{" in text:
+            return
+        if told is not None and told["code"] not in _TRANSIENT:
+            return
+        what = f"its signer says: {told['text']}" if told else f"its database failed ({text})"
+        raise ServerGoneError(
+            f"{self.gun}: the trust server could not sign or store it; {what}",
+            hint="nothing was published; ask whoever runs it, and when that works again, run the "
+            "same command: what is staged and signed is kept",
+            server=self.web.base_url,
         )
 
 
