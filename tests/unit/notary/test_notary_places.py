@@ -28,12 +28,12 @@ def spend(places: Places, who: str, gun: str, count: int = 1) -> None:
 
 def test_the_first_place_that_fits_decides() -> None:
     places = Places(
-        [Place(("docker.io/acme/*",), "acme"), Place(("docker.io/*", "quay.io/*"), "rest")],
+        [Place(("docker.io/acme/*",), "acme"), Place(("docker.io/*", "registry.example.org/*"), "rest")],
         elapsed_s=Seconds(),
     )
 
     assert places.find("docker.io/acme/app").token == "acme"
-    assert places.find("quay.io/x").token == "rest"
+    assert places.find("registry.example.org/x").token == "rest"
     assert places.tokens == {"acme", "rest"}
     with pytest.raises(InvalidRequestError, match="no keys are made for"):
         places.find("gcr.io/x")

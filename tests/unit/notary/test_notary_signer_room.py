@@ -179,7 +179,7 @@ async def test_a_reset_does_not_make_a_used_key_look_new(
 async def test_keys_are_made_only_where_the_policy_lets_the_caller(
     domain: Domain, signer: NotarySigner
 ) -> None:
-    for caller, gun in ((STRANGER, GUN), (SERVER, "quay.io/acme")):
+    for caller, gun in ((STRANGER, GUN), (SERVER, "registry.example.org/acme")):
         with pytest.raises(PolicyDeniedError):
             await signer.create(caller, gun, "timestamp", P256)
     with pytest.raises(InvalidRequestError, match="makes keys for snapshot and timestamp"):
