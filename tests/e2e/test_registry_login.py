@@ -37,13 +37,20 @@ class Place:
     numbers: Iterator[int]
 
     def person(self, login: str) -> Person:
-        """Somebody who never saw anything, knows the registry's CA, and did docker login."""
+        """Somebody who never saw anything and knows the registry's CA. ``login`` is in docker's
+        config.json, right or wrong."""
         person = self.stage.person()
         self.registry.trusted_by(person.docker)
         auth = base64.b64encode(login.encode()).decode()
         auths = {self.registry.host: {"auth": auth}} if login else {}
         (person.docker / "config.json").write_text(json.dumps({"auths": auths}))
         return person
+
+    def log_in(self, person: Person, login: str) -> None:
+        """docker login, by docker itself; it asks the registry, and takes no engine."""
+        user, _, password = login.partition(":")
+        done = person.docker_cli("login", self.registry.host, "-u", user, "-p", password)
+        assert "Login Succeeded" in done.stdout, done.stdout + done.stderr
 
     def image(self) -> tuple[str, str]:
         """A repository that holds a tag 1.0, and its digest."""
@@ -89,9 +96,11 @@ def place(
 
 def test_a_tag_is_signed_inspected_and_resolved_with_dockers_login(place: Place) -> None:
     name, digest = place.image()
+    alice = place.person("")
+    place.log_in(alice, ALICE)
     begin = len(place.tokens.asked)
 
-    signed = place.person(ALICE)("sign", f"{name}:1.0")
+    signed = alice("sign", f"{name}:1.0")
 
     assert (signed["digest"], signed["roles"]) == (digest, ["targets/alice", "targets/releases"])
     reader = place.person(READER)
@@ -104,19 +113,24 @@ def test_a_tag_is_signed_inspected_and_resolved_with_dockers_login(place: Place)
     assert of_registry == ({frozenset({"pull"})} if place.kind == "token" else set())
 
 
-def test_a_credential_helper_logs_in_to_the_registry(place: Place, tmp_path: Path) -> None:
+def test_what_docker_login_gave_to_a_credential_helper_logs_in(
+    place: Place, tmp_path: Path
+) -> None:
     name, digest = place.image()
     person = place.person("")
-    user, _, password = ALICE.partition(":")
-    answer = json.dumps({"Username": user, "Secret": password})
+    kept = tmp_path / "kept"
     helper = tmp_path / "docker-credential-vault"
     helper.write_text(
-        f'#!/bin/sh\nread -r server\n[ "$1 $server" = "get {place.registry.host}" ] || exit 2\n'
-        f"echo '{answer}'\n"
+        f'#!/bin/sh\ncase "$1" in\nstore) cat >{kept} ;;\n'
+        f'get) read -r server; [ "$server" = {place.registry.host} ] && exec cat {kept}\n'
+        '  echo "credentials not found in native keychain"; exit 1 ;;\nesac\n'
     )
     helper.chmod(0o755)
     (person.docker / "config.json").write_text(json.dumps({"credsStore": "vault"}))
     person.env["PATH"] = f"{tmp_path}:{person.env['PATH']}"
+    place.log_in(person, ALICE)
+    assert ALICE.partition(":")[2] not in (person.docker / "config.json").read_text()
+    assert ALICE.partition(":")[2] in kept.read_text()
 
     assert person("sign", f"{name}:1.0")["digest"] == digest
     assert person("resolve", f"{name}:1.0")["digest"] == digest
@@ -147,7 +161,7 @@ def test_who_may_not_push_signs_nothing_and_is_told_why(place: Place) -> None:
     told, advice = {
         "htpasswd": ("does not take the login of reader", "log in as somebody who may"),
         "token": (
-            f"gives the login of reader no right to push and pull {name}",
+            f"gives the login of reader no right to pull and push {name}",
             "ask whoever runs it for that right",
         ),
     }[place.kind]

@@ -224,7 +224,7 @@ def test_who_may_not_publish_is_told_what_to_do_and_loses_nothing(
         ("", "wants a login to pull"),
         ("alice:not this one", "does not take the login of alice"),
         ("mallory:guess", "does not take the login of mallory"),
-        (READER, "gives the login of reader no right to push and pull"),
+        (READER, "gives the login of reader no right to pull and push"),
     ):
         log_in(alice, gun, login)
 

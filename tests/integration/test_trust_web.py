@@ -141,7 +141,7 @@ def test_a_token_that_is_not_believed_is_told_apart_from_a_login_that_may_not(
     server.challenge += ',scope="repository:g:push,pull"'
     server.believed = "another"
 
-    with pytest.raises(PolicyDeniedError, match="the login of alice no right to push and pull g"):
+    with pytest.raises(PolicyDeniedError, match="the login of alice no right to pull and push g"):
         asking.ask("POST", "/v2/")
     server.challenge += ',error="invalid_token"'
     with pytest.raises(PolicyDeniedError, match="does not believe the token") as error:

@@ -237,7 +237,9 @@ def _for(challenge: str, scope: str) -> str:
     wanted = dict(_CHALLENGE.findall(challenge)).get("scope") or scope
     _, _, named = wanted.partition(":")
     name, _, actions = named.rpartition(":")
-    return f" to {actions.replace('*', 'administer').replace(',', ' and ')} {name}" if name else ""
+    # Sorted: notary-server names them in another order each time.
+    told = " and ".join(sorted(actions.replace("*", "administer").split(",")))
+    return f" to {told} {name}" if name else ""
 
 
 def check_url(url: str) -> None:
