@@ -1,5 +1,6 @@
 """A token server as docker's registries and notary-server send their clients to (the token
-protocol of the distribution project): Basic login in, a JWT signed with ES256 out."""
+protocol of the distribution project): Basic login or identity token in, a JWT signed with ES256
+out."""
 
 from __future__ import annotations
 
@@ -33,10 +34,12 @@ ALL = frozenset({"pull", "push", "*"})
 
 @dataclass(frozen=True)
 class Account:
-    """``actions``: at most these are given, on every repository."""
+    """``actions``: at most these are given, on every repository. ``refresh``: an identity token
+    that stands in for the password, none where empty."""
 
     password: str = field(repr=False)
     actions: frozenset[str] = ALL
+    refresh: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,9 @@ class TokenServer:
             def do_GET(self) -> None:
                 served.answer(self)
 
+            def do_POST(self) -> None:
+                served.refresh(self)
+
             def log_message(self, format: str, *args: object) -> None:
                 """Say nothing."""
 
@@ -107,16 +113,34 @@ class TokenServer:
             self.refused.append(user)
             _send(request, 401, {"details": "incorrect username or password"})
             return
+        token = self._give(user, query)
+        _send(request, 200, {"token": token, "expires_in": max(60, int(self.lifetime_s))})
+
+    def refresh(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        """One POST: an identity token for a token (RFC 6749, section 6)."""
+        size = int(request.headers.get("Content-Length") or 0)
+        form = parse_qs(request.rfile.read(size).decode())
+        shown = form.get("refresh_token", [""])[0]
+        users = [name for name, each in self.accounts.items() if shown and each.refresh == shown]
+        if form.get("grant_type") != ["refresh_token"] or not users:
+            self.refused.append("")
+            _send(request, 400, {"error": "invalid_grant"})
+            return
+        _send(request, 200, {"access_token": self._give(users[0], form)})
+
+    def _give(self, user: str, query: Mapping[str, list[str]]) -> str:
+        """A token for what was asked, as far as the user may."""
+        account = self.accounts.get(user)
         allowed = account.actions if account else frozenset()
         service = query.get("service", [""])[0]
         access: list[dict[str, object]] = []
         for scope in " ".join(query.get("scope", [])).split():
-            kind, name, actions = scope.split(":", 1)[0], *scope.split(":", 1)[1].rsplit(":", 1)
+            kind, _, named = scope.partition(":")
+            name, _, actions = named.rpartition(":")
             wanted = frozenset(actions.split(","))
             self.asked.append(Asked(user, service, name, wanted, wanted & allowed))
             access.append({"type": kind, "name": name, "actions": sorted(wanted & allowed)})
-        token = self.token(user, service, access)
-        _send(request, 200, {"token": token, "expires_in": max(60, int(self.lifetime_s))})
+        return self.token(user, service, access)
 
     def token(self, user: str, service: str, access: list[dict[str, object]]) -> str:
         """A JWT (RFC 7519) whose header holds the certificate of who signed it (x5c)."""

@@ -60,7 +60,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with TokenServer(folder / "tokens", certificates).running() as tokens:
         for login, actions in ((ALICE, PUSH | ALL), (READER, PULL)):
             user, _, password = login.partition(":")
-            tokens.accounts[user] = Account(password, actions)
+            tokens.accounts[user] = Account(password, actions, refresh=f"refresh {user}")
         auth = tokens.options(SERVICE)
         sandbox = Sandbox(folder, policy=TRUST_POLICY, certificates=certificates, auth=auth)
         with running(sandbox):
@@ -176,6 +176,21 @@ def test_the_variable_of_notary_comes_before_dockers_login(place: Place, gun: st
     person("init", gun, "-p", NOTARY_AUTH=encoded(ALICE))
 
     assert place.notary_lists(gun) == set()
+
+
+def test_an_identity_token_stands_in_for_a_password(
+    place: Place, alice: Person, gun: str, tmp_path: Path
+) -> None:
+    alice("init", gun)
+    alice.env |= helped(alice, gun, "<token>:refresh alice", tmp_path)
+
+    alice("add", gun, "v1", alice.file("v1", "one"), "-p")
+
+    assert place.notary_lists(gun) == {"v1"}
+    alice.env |= helped(alice, gun, "<token>:refresh nobody", tmp_path)
+    error = alice("add", gun, "v2", alice.file("v2", "two"), "-p", code=1)["error"]
+    assert "does not take the login" in error["message"]
+    assert "refresh nobody" not in json.dumps(error)
 
 
 def test_a_token_that_ends_in_the_middle_gives_way_to_a_new_one(place: Place, gun: str) -> None:
