@@ -123,6 +123,9 @@ def test_what_is_missing_or_odd_is_told_before_anything_is_tried(site: Site) -> 
     assert site.run("yubikey", "init", "yubi").returncode == 2
     done = site.run("yubikey", "init", "yubi", "--factory", "--yes")
     assert (done.returncode, "--pin-fd" in done.stderr) == (2, True)
+    for command, option in (("change-pin", "--old-pin-fd"), ("unblock", "--puk-fd")):
+        done = site.run("yubikey", command, "yubi")
+        assert (done.returncode, option in done.stderr) == (2, True), done.stderr
     no_yubikey = site.do("yubikey", "attest", "dev", "9c", code=2)
     assert "is no YubiKey" in json.dumps(no_yubikey)
     assert site.run("yubikey", "attest", "yubi", "f9").returncode == 2

@@ -1,8 +1,8 @@
 """The walk-through of docs/yubikey.md, word for word, at a terminal: a daemon, pcscd and libykcs11,
 three YubiKeys of which one is lost, and python-tuf's own client, which trusts the first root.
 
-The page marks its blocks (```sh init); this file reads them from there, so that page and program
-cannot drift apart.
+The page marks its blocks (```sh init); this file and test_page.py read them from there, so that
+page and program cannot drift apart.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pytest
 from tuf.api.metadata import Metadata, Root
 
 from keyd.cli.server_dev import make_folder
+from keyd.client import Client
 from tests.e2e.daemon_process import DaemonProcess
 from tests.e2e.keydctl_process import Keydctl
 from tests.tuf_repositories import StockClient
@@ -85,6 +86,18 @@ class Walk:
         """A block under way."""
         return Terminal(block(f"sh {mark}"), self.env, self.folder)
 
+    def client(self) -> Client:
+        """For what is no command of the page."""
+        return Client(self.daemon.endpoint, keep_checkpoints=False)
+
+    def loses_registry(self) -> None:
+        """The daemon's disk is gone; its configuration was elsewhere."""
+        self.daemon.stop()
+        for file in (self.folder / "d/state").glob("*"):
+            file.unlink()
+        (self.folder / "d/checkpoint").unlink(missing_ok=True)
+        self.daemon.start()
+
     def root(self, version: int) -> Root:
         file = self.folder / f"repo/metadata/{version}.root.json"
         return Metadata[Root].from_file(str(file)).signed
@@ -118,14 +131,6 @@ def a_walk(bench: Bench, module: Path) -> Iterator[Walk]:
             yield Walk(folder, daemon)
     finally:
         shutil.rmtree(folder)
-
-
-def test_every_marked_block_of_the_page_is_run_here() -> None:
-    marked = re.findall(r"^```(sh [a-z-]+|toml [a-z-]+)$", PAGE, re.MULTILINE)
-    source = Path(__file__).read_text()
-    run = {f"sh {mark}" for mark in re.findall(r'\b(?:does|begins)\("([a-z-]+)"', source)}
-
-    assert set(marked) == run | {"toml tokens", "toml rule"}
 
 
 def test_from_the_factory_to_a_lost_key_and_its_successor(bench: Bench, ykcs11: Path) -> None:
