@@ -107,14 +107,14 @@ class PrivatePcscd:
             self.socket_path.chmod(0o666)
             listener.listen(16)
             # sd_listen_fds(3): the socket is descriptor 3, for the process LISTEN_PID names.
-            script = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" -f -c "$1" 3<&"$2"'
-            command = [str(PCSCD), str(self._configuration), str(listener.fileno())]
+            # By way of standard input, for dash knows descriptors of one digit only.
+            script = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" -f -c "$1" 3<&0 </dev/null'
+            command = [str(PCSCD), str(self._configuration)]
             self._process = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", "sh", "-c", script, *command],
-                stdin=subprocess.DEVNULL,
+                stdin=listener,
                 stdout=log,
                 stderr=log,
-                pass_fds=(listener.fileno(),),
             )
 
     def kill(self) -> None:
