@@ -350,6 +350,8 @@ def test_json_has_the_keys_the_page_promises(
         "`trust delegation list`": alice("delegation", "list", gun)[0],
         "`trust key list`": alice("key", "list")[0],
         "`trust resolve`": alice("resolve", f"{tag}:1"),
+        "`trust inspect`": alice("inspect", tag)[0],
+        "`trust migrate --dry-run`": alice("migrate", gun, "--dry-run"),
         "`trust certificate`": alice(
             "certificate", "erin", "--role", "targets/erin", "-o", certificate
         ),
@@ -403,16 +405,23 @@ def test_docker_adds_a_key_made_by_keyd_as_a_signer(
     stage: Stage, alice: Person, tmp_path: Path
 ) -> None:
     gun, name = stage.gun(), f"frank{stage.gun()[-2:]}"
-    alice("key", "generate", name, "--dir", tmp_path)
+    made = alice("key", "generate", name, "--dir", tmp_path)
     stage.registry.push(gun.partition("/")[2], "1", {"n": 1})
     owner = stage.person()
 
     added = owner.docker_cli("trust", "signer", "add", "--key", f"{tmp_path}/{name}.pub", name, gun)
 
     assert added.returncode == 0, added.stdout + added.stderr
-    alice("sign", f"{gun}:1")
+    signed = alice("sign", f"{gun}:1")
+    assert signed["signers"] == [name]
+    assert signed["roles"] == [f"targets/{name}", "targets/releases"]
     shown = json.loads(owner.docker_cli("trust", "inspect", gun).stdout)
     assert shown[0]["SignedTags"][0]["Signers"] == [name]
+    assert shown[0]["Signers"] == [{"Name": name, "Keys": [{"ID": made["key_id"]}]}]
+    assert alice("delegation", "list", gun)[0]["keys"][0]["name"] == made["key_version"]
+    alice("revoke", f"{gun}:1")
+    again = json.loads(owner.docker_cli("trust", "inspect", gun).stdout)
+    assert again[0]["SignedTags"] == []
 
 
 def test_signers_come_and_go(stage: Stage, alice: Person, tmp_path: Path) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from keyd.adapters.notary import changes, lookup
+from keyd.adapters.notary.drafting import Drafting
+from keyd.adapters.notary.metadata import Draft
+from keyd.adapters.notary.trusted import Trusted
 from tests.trust_stage import Person, Stage, a_stage
 
 pytestmark = pytest.mark.softhsm
@@ -184,3 +189,33 @@ def test_notarys_options_stand_before_or_after_the_command(
     assert before.stdout == after.stdout == by_file.stdout
     assert (tmp_path / "trust" / "tuf" / gun / "metadata" / "root.json").is_file()
     assert without.returncode != 0  # the collection's own host is no trust server
+
+
+def test_a_tag_whose_release_expired_is_taken_from_targets_as_docker_takes_it(
+    stage: Stage, alice: Person, tmp_path: Path
+) -> None:
+    gun = stage.gun()
+    name = f"release{gun[-2:]}"
+    alice("key", "generate", name, "--role", "targets/releases", "--dir", tmp_path)
+    alice("init", gun)
+    alice("addhash", gun, "1", "3", "--sha256", "aa" * 32)
+    alice("delegation", "add", gun, "targets/releases", name, "--all-paths", "-p")
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    released = changes.add("targets/releases", "1", 3, {"sha256": b"\xbb" * 32})
+
+    def make(trusted: Trusted | None, drafting: Drafting) -> dict[str, Draft]:
+        draft = drafting.next_targets("targets/releases")
+        changes.apply(draft.signed, "targets/releases", [released])
+        draft.expire(soon)
+        return {"targets/releases": draft}
+
+    with stage.collection(gun) as collection, collection.cache.locked():
+        collection.publication.publish(make)
+    with stage.collection(gun) as now:
+        assert lookup.tag(now.get(), "1").digest == b"\xbb" * 32
+
+    with stage.collection(gun, now=lambda: soon + timedelta(hours=1)) as later:
+        trusted = later.get()
+
+    assert lookup.tag(trusted, "1").digest == b"\xaa" * 32
+    assert "expired" in trusted.problems["targets/releases"]
