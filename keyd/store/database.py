@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from keyd.errors import AuditUnavailableError
+from keyd.store import driver
 
 BUSY_TIMEOUT_MS = 5_000
 READERS = 2
@@ -62,7 +63,7 @@ def sqlite_engine(file: Path, *, read_only: bool = False) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        driver.run(connection, begin)
 
     return engine
 

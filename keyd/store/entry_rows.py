@@ -20,6 +20,7 @@ from keyd.model import (
     SignatureKey,
     StoredSignature,
 )
+from keyd.store import driver
 from keyd.store.schema import BUCKET_BITS, entries, to_microseconds
 
 # Many rows in one statement: each statement gives the interpreter's lock away and has to win it
@@ -37,7 +38,7 @@ def _insert_sql(rows: int, mark: str) -> str:
 
 def insert_entries(connection: Connection, new: Sequence[NewEntry]) -> None:
     """Append rows, in as few statements as the driver takes."""
-    mark = parameter_mark(connection)
+    mark = driver.parameter_mark(connection)
     start = 0
     for size in _CHUNKS:
         while len(new) - start >= size:
@@ -46,16 +47,11 @@ def insert_entries(connection: Connection, new: Sequence[NewEntry]) -> None:
                 values += _row(entry)
             sql = _insert_sql(size, mark)
             try:
-                connection.exec_driver_sql(sql, tuple(values))
+                driver.run(connection, sql, tuple(values))
             except UnicodeEncodeError:
                 # One entry's lone surrogate must not stop its neighbours.
-                connection.exec_driver_sql(sql, tuple(map(_printable, values)))
+                driver.run(connection, sql, tuple(map(_printable, values)))
             start += size
-
-
-def parameter_mark(connection: Connection) -> str:
-    """What stands for a value in a statement that goes to the driver as it is."""
-    return "?" if connection.dialect.paramstyle == "qmark" else "%s"
 
 
 def _printable(value: Any) -> Any:

@@ -18,8 +18,8 @@ from keyd.model import (
     TreeHead,
     TreeNode,
 )
-from keyd.store import approval_rows, ceremony_rows, key_rows, mark_rows
-from keyd.store.entry_rows import insert_entries, kept_marks, parameter_mark
+from keyd.store import approval_rows, ceremony_rows, driver, key_rows, mark_rows
+from keyd.store.entry_rows import insert_entries, kept_marks
 from keyd.store.plan import Plan
 from keyd.store.plan_approvals import ApprovalPlan
 from keyd.store.plan_ceremonies import CeremonyPlan
@@ -34,10 +34,9 @@ _HASH_BYTES = 32
 
 def read_head(connection: Connection, *, lock: bool = False) -> TreeHead:
     """The tree row. ``lock``: hold it to the transaction's end (SQLite holds more already)."""
-    # As text: once a commit, and putting a query together costs more than running this one.
     held = " FOR UPDATE" if lock and connection.dialect.name != "sqlite" else ""
-    rows = connection.exec_driver_sql(f"SELECT size, frontier, last_time FROM tree{held}")  # noqa: S608
-    size, hashes, last_time = rows.one()
+    sql = f"SELECT size, frontier, last_time FROM tree{held}"  # noqa: S608
+    ((size, hashes, last_time),) = driver.fetch(connection, sql)
     frontier = tuple(
         hashes[start : start + _HASH_BYTES] for start in range(0, len(hashes), _HASH_BYTES)
     )
@@ -106,13 +105,14 @@ class StoreGroup:
         self, entries: Sequence[NewEntry], head: TreeHead, nodes: Sequence[TreeNode]
     ) -> None:
         """See model.AuditGroup."""
+        mark = driver.parameter_mark(self._connection)
         insert_entries(self._connection, entries)
         self.kept_marks += kept_marks(entries)
         if nodes:
             self._connection.execute(tree_nodes.insert(), [node._asdict() for node in nodes])
         last_time = None if head.last_time is None else to_microseconds(head.last_time)
-        mark = parameter_mark(self._connection)
-        self._connection.exec_driver_sql(
+        driver.run(
+            self._connection,
             f"UPDATE tree SET size = {mark}, frontier = {mark}, last_time = {mark}",  # noqa: S608
             (head.size, b"".join(head.frontier), last_time),
         )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from keyd.model import Mark, MarkContents, Marked, MarkState, Need
-from keyd.store.entry_rows import parameter_mark
+from keyd.store import driver
 from keyd.store.plan_marks import Held, PlannedMark, RoleName, arranged
 from keyd.store.schema import from_microseconds, to_microseconds
 from keyd.store.schema_roles import marks
@@ -18,6 +19,7 @@ from keyd.store.schema_roles import marks
 _CHUNKS = (256, 64, 16, 4, 1)
 _c = marks.c
 _WITHOUT_BYTES = [column for column in _c if column not in (_c.content, _c.below_content)]
+_NAMES = [column.name for column in _WITHOUT_BYTES]
 # Where an update finds the bytes of the version below.
 _NOWHERE, _STAYS, _WAS_NEWEST, _GIVEN = range(4)
 
@@ -35,8 +37,9 @@ def load_marks(connection: Connection, names: Collection[RoleName]) -> dict[Role
     for size in _CHUNKS:
         while len(listed) - start >= size:
             wanted = tuple(part for name in listed[start : start + size] for part in name)
-            sql = _select_sql(size, parameter_mark(connection))
-            for row in connection.exec_driver_sql(sql, wanted):
+            sql = _select_sql(size, driver.parameter_mark(connection))
+            for values in driver.fetch(connection, sql, wanted):
+                row = SimpleNamespace(**dict(zip(_NAMES, values, strict=True)))
                 found[row.repository, row.role] = _mark(row)
             start += size
     return found
@@ -79,17 +82,16 @@ def write_marks(
         else:
             below = None if planned.mark.below is None else planned.below
             new.append((*name, *_row(planned.mark), planned.newest, below))
-    statements = _write_sql(parameter_mark(connection))
+    statements = _write_sql(driver.parameter_mark(connection))
     for sql, rows in zip(statements, (gone, changed, new), strict=True):
         if rows:
-            connection.exec_driver_sql(sql, rows)
+            driver.run_many(connection, sql, rows)
 
 
 @lru_cache(maxsize=2)
 def _write_sql(mark: str) -> tuple[str, str, str]:
-    """Delete, update, insert. As text, since what SQLAlchemy does for each row costs more than the
-    row. The right-hand sides of the update read the row as it was, so bytes that stay are never
-    sent: only a version's first signature brings some."""
+    """Delete, update, insert. The right-hand sides of the update read the row as it was, so bytes
+    that stay are never sent: only a version's first signature brings some."""
     names = [column.name for column in _WITHOUT_BYTES if not column.primary_key]
     this = f"WHERE repository = {mark} AND role = {mark}"
     values = ", ".join([mark] * len(_c))
