@@ -117,13 +117,15 @@ class KeyIndex:
         return pair
 
     def is_taken(self, object_id: bytes) -> bool:
-        """True when an object has this CKA_ID; what another process made since all keys were gone
-        through is not seen.
+        """True when an object is known to have this CKA_ID. A token that searches slowly is not
+        asked, nor one whose keys were all gone through: the ids that keyd draws at random are taken
+        by nobody else.
 
         Raises:
             pkcs11.PKCS11Error: the module's.
         """
-        if (found := self.known(object_id)) is None and not self._is_whole:
+        found = self.known(object_id)
+        if found is None and not self._is_whole and not self.is_behind:
             found = self.search(object_id)
         return found is not None and bool(found.privates or found.publics)
 

@@ -130,6 +130,20 @@ def test_an_id_is_searched_for_as_long_as_not_all_keys_were_gone_through() -> No
     assert login.session.searches == 2
 
 
+def test_a_token_that_searches_slowly_is_not_asked_about_a_new_id() -> None:
+    login = ALogin()
+    index = an_index(login)
+    for n in range(5):
+        login.add(bytes([n]))
+    index.search(bytes([0]))
+    assert index.is_behind
+
+    assert index.is_taken(bytes([0]))
+    assert not index.is_taken(b"new")
+
+    assert login.session.searches == 1
+
+
 def test_handles_do_not_outlive_their_login() -> None:
     login = ALogin()
     index = an_index(login)
