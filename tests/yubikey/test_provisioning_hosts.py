@@ -203,16 +203,26 @@ async def test_a_configured_pin_that_became_the_old_one_is_not_tried(
     assert desk.key.state.pin_tries == 3
 
 
-async def test_a_wrong_old_pin_says_how_many_tries_are_left_and_is_sent_once(desk: Desk) -> None:
-    async with desk.running() as daemon:
+async def test_a_wrong_old_pin_is_sent_once_and_all_hosts_go_on_with_the_pin_they_hold(
+    desk: Desk,
+) -> None:
+    async with desk.running(hosts=2) as daemon:
         await daemon.ready()
+        made = await daemon.yubikeys.generate("yubi", order())
+        async with asyncio.timeout(10):
+            while daemon.pool.tokens()[0].hosts < 2:
+                await asyncio.sleep(0.02)
         offered = desk.key.state.pins_offered
         with pytest.raises(PinRefusedError) as refused:
             await daemon.yubikeys.change_pin("yubi", Pin("11223399"), Pin("40961738"))
+        assert desk.key.state.pins_offered == offered + 1
+        assert desk.key.state.pin_tries == 2
+        assert (daemon.is_(TokenState.READY), daemon.pool.tokens()[0].hosts) == (True, 2)
+        signed = await asyncio.gather(*(daemon.sign(made.public_key) for _ in range(8)))
+        assert all(isinstance(one, bytes) for one in signed)
     assert "2 tries are left" in refused.value.message
     assert "11223399" not in repr(refused.value)
-    assert desk.key.state.pins_offered == offered + 1
-    assert desk.key.state.pin_tries == 2
+    assert desk.key.state.pin_tries == 3
 
 
 async def test_a_blocked_pin_is_unblocked_with_the_puk_and_a_blocked_puk_is_told(
