@@ -50,7 +50,7 @@ class Workbench:
             "factory_reset": self._factory_reset,
             "state": self._state,
             "start_pcscd": self._start_pcscd,
-            "kill_pcscd": self._pcscd.kill,
+            "kill_pcscd": self._kill_pcscd,
             "log": self._pcscd.log,
         }
 
@@ -88,6 +88,12 @@ class Workbench:
         async with asyncio.timeout(within_s):
             for plug in self._plugs.values():
                 await plug.powered.wait()
+
+    def _kill_pcscd(self) -> None:
+        self._pcscd.kill()
+        for plug in self._plugs.values():
+            # At once: its connection tells it only later, perhaps when the next pcscd is there.
+            plug.powered.clear()
 
     # -- cards ---------------------------------------------------------------------------
 

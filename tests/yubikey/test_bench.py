@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from tests.yubikey import by_yubikit
 from tests.yubikey.bench import Bench
 from tests.yubikey.model import Model
+from tests.yubikey.process import CONTROL_SOCKET
 from tests.yubikey.worker import Worker, WorkerError
 
 _ROOT = Path(__file__).parents[2]
@@ -105,3 +107,21 @@ def test_an_order_that_makes_no_sense_is_told(ykcs11: Path) -> None:
         with pytest.raises(RuntimeError, match="plugged in"):
             key.insert()
         assert not key.touch()
+
+
+def test_pcscd_comes_back_however_many_files_the_card_process_has_open(ykcs11: Path) -> None:
+    with Bench.start(readers=2) as bench:
+        keys = [bench.add(Model(1000000 + slot), slot) for slot in range(4)]
+        controls = []
+        for _ in range(12):
+            # Each is a descriptor of the card process.
+            control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            control.connect(str(bench.socket_path.parent / CONTROL_SOCKET))
+            controls.append(control)
+        try:
+            bench.kill_pcscd()
+            bench.start_pcscd()
+            assert all(key.state.powered for key in keys)
+        finally:
+            for control in controls:
+                control.close()
