@@ -15,10 +15,12 @@ The same command is typed again, and killed again, at each further moment.
 |                                    |                             | first is the one              |
 | key rotate, after it was published | the same command goes on    | rotated once, the new key is  |
 |                                    |                             | the active one                |
+| migrate, after it was published    | the files to destroy        | nothing signs with key files  |
 """
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -203,3 +205,24 @@ def test_signing_a_new_repository_goes_on_wherever_it_was_killed(
     Ledger(stage, gun).check("1.0")
     shown = stage.person()("inspect", gun)[0]
     assert shown["SignedTags"] == [{"SignedTag": "1.0", "Digest": digest, "Signers": ["alice"]}]
+
+
+def test_a_migration_goes_on_wherever_it_was_killed(
+    stage: Stage, gate: Gate, alice: Person
+) -> None:
+    gun, deaths = stage.gun(), Deaths(gate)
+    old = stage.sandbox.client(f"old-{gun.rpartition('/')[2]}")
+    old("init", gun)
+    old("add", gun, "v1", old.file("v1", "one"), "-p")
+    folder = old.folder / "trust"
+
+    told = deaths.until_done(alice, "migrate", gun, "--trust-dir", folder)
+
+    assert "destroy, with all its copies" in told
+    assert deaths.at("CreateKey") == deaths.at("Sign") == BOTH
+    assert stage.sandbox.version(gun, "root") == 2
+    ledger = Ledger(stage, gun, older=stage.sandbox.version(gun, "snapshot"))
+    ledger.check("v1")
+    shutil.rmtree(folder / "private")
+    alice("add", gun, "v2", alice.file("v2", "two"), "-p")
+    ledger.check("v1", "v2")

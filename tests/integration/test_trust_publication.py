@@ -296,6 +296,31 @@ def test_what_was_staged_for_a_new_collection_is_not_for_one_of_somebody_else(
     assert stage.listed(gun) == {}
 
 
+def test_what_was_published_under_a_skipped_number_in_that_very_moment_is_not_lost(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """The other one has signed 2; after our last look, and before 3 arrives, it sends it."""
+    gun = begun(stage)
+    dead = Interrupted(stage.server(gun), before=once(die))
+    with stage.collection(gun, trust_dir=tmp_path / "slow", server=dead) as slow:
+        key = slow.ring.ensure("targets/dev").object
+        add(slow, "slow")
+        slow.stage(delegations.add("targets/dev", [key], ["dev/"]))
+        with pytest.raises(ServerGoneError):
+            slow.publish()
+        racing = Interrupted(stage.server(gun), before=once(slow.publish))
+
+        with stage.collection(gun, trust_dir=tmp_path / "mine", server=racing) as mine:
+            add(mine, "mine")
+            report = mine.publish()
+            found = delegations.found(mine.get())
+
+    assert report.published == {"targets": 4}
+    assert any("slow" in note and "as well" in note for note in report.notes)
+    assert set(stage.listed(gun)) == {"slow", "mine"}
+    assert [(each.role.name, each.role.paths) for each in found] == [("targets/dev", ("dev/",))]
+
+
 # ------------------------------------------------------------------------------ lies
 
 

@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 
 from keyd.adapters.notary import metadata
 from keyd.adapters.notary.cache import Cache
-from keyd.adapters.notary.conflict import describe_others, published_between
+from keyd.adapters.notary.changes import Change
+from keyd.adapters.notary.conflict import check_between, describe_others, overtaken
 from keyd.adapters.notary.drafting import Drafting
 from keyd.adapters.notary.evidence import Evidence
 from keyd.adapters.notary.keyring import KeyRing, raise_unsigned, waiting_for
@@ -68,6 +69,7 @@ class Publication:
     is_snapshot_servers: bool = False
     evidence: Evidence = field(init=False)
     _trusted: Trusted | None = None
+    _overtaken: list[Change] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.evidence = Evidence(self.server)
@@ -112,7 +114,19 @@ class Publication:
                 if attempt == self.retries:
                     raise told from e
                 report.notes.append(f"{told.message}; published on top of it")
+        if self._overtaken:
+            self._restore(report)
         return report
+
+    def _restore(self, report: Report) -> None:
+        """Publish anew what was overtaken by our upload."""
+        theirs, self._overtaken = self._overtaken, []
+        self.retries = max(self.retries, _ATTEMPTS)
+        more = self.publish(lambda _, drafting: drafting.of_changes(theirs))
+        names = ", ".join(sorted({change.name for change in theirs}))
+        report.published |= more.published
+        report.notes.append(f"somebody else published {names} at this moment: it is there as well")
+        report.notes += more.notes
 
     def _resumed(self, trusted: Trusted | None, drafts: Mapping[str, Draft]) -> dict[str, Draft]:
         """Versions of the same content that are kept from an earlier run go on."""
@@ -159,16 +173,14 @@ class Publication:
         snapshot = self._own_snapshot(drafts, files)
         if snapshot is not None:
             files["snapshot"] = snapshot
-        self._check_between(drafts)
+        check_between(self.server, drafts)
         self.server.publish(files)
         try:
             self._check_served(files)
         except ServerGoneError as e:
-            e.hint = (
-                "it took what was sent, and could not be asked how it serves that; when it "
-                "answers, run the same command again: nothing is published twice"
-            )
+            e.hint = "it took what was sent; when it answers, run the same command again to check"
             raise
+        self._overtaken += overtaken(self.server, drafts)
         report.published |= {r: envelope.parse(f).document.version for r, f in files.items()}
         self.cache.drop_pending()
         report.notes += self.evidence.tell(self.ring.connect())
@@ -271,12 +283,6 @@ class Publication:
         served = self.server.find(draft.role)
         if (envelope.parse(served).document.version if served else 0) != draft.base:
             raise ConflictError(f"{self.server.gun}: somebody else has published {draft.role}")
-
-    def _check_between(self, drafts: Mapping[str, Draft]) -> None:
-        """A number that was skipped may have been published by somebody else meanwhile."""
-        for role, draft in drafts.items():
-            if draft.version > draft.base + 1:
-                published_between(self.server, role, draft.base, draft.version)
 
     def _tell_conflict(self, error: ConflictError, before: Trusted | None) -> ConflictError:
         after = self.read(is_expired_taken=True)
