@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from keyd.model import KeyAlgorithm, Pin, Slot
-from tests.yubikey.bench import Bench, EmulatedKey
-from tests.yubikey.model import FACTORY_PIN, FACTORY_PUK
+from keyd.client import SignRequest
+from keyd.model import Encoding, KeyAlgorithm, Pin, Slot
+from tests.yubikey.bench import Bench
+from tests.yubikey.model import FACTORY_PIN, FACTORY_PUK, Model
 from tests.yubikey.pause import Moment
 from tests.yubikey.site import FDS, OTHER, PIN, PUK, Site, a_site
 
@@ -20,26 +21,42 @@ CHANGE = ("yubikey", "change-pin", "yubi", "--old-pin-fd", "0", "--new-pin-fd", 
 UNBLOCK = ("yubikey", "unblock", "yubi", "--puk-fd", "0", "--new-pin-fd", "0")
 
 
-@pytest.fixture
-def fresh(bench: Bench, key: EmulatedKey, ykcs11: Path) -> Iterator[Site]:
-    with a_site(bench, ykcs11, key) as started:
+@pytest.fixture(scope="module")
+def daemon(ykcs11: Path) -> Iterator[Site]:
+    with Bench.start() as bench, a_site(bench, ykcs11, bench.add(Model(1234567))) as started:
         yield started
 
 
 @pytest.fixture
+def fresh(daemon: Site) -> Site:
+    """As from the factory."""
+    with daemon.client() as keyd:
+        keyd.lock("yubi")
+    daemon.key.factory_reset()
+    return daemon
+
+
+@pytest.fixture
 def site(fresh: Site) -> Site:
-    """Set up and READY, with a key."""
+    """Set up and READY, with a key in a slot that no test had before."""
     with fresh.client() as keyd:
         keyd.init_yubikey("yubi", Pin(PIN), Pin(PUK), factory=True)
         keyd.unlock("yubi", Pin(PIN))
-        keyd.create_key("acme/root", KeyAlgorithm.ECDSA_P256, token="yubi", slot=Slot.parse("82"))
+        slot = Slot(0x82 + len(list(keyd.list_keys())))
+        keyd.create_key(f"acme/{slot}", KeyAlgorithm.ECDSA_P256, token="yubi", slot=slot)
     return fresh
 
 
 def signs(site: Site) -> None:
-    file = site.folder / "file"
-    file.write_text("content")
-    site.do("sign", "--key", "acme/root", "--encoding", "der", file)
+    """The card does, with what its host holds."""
+    before = site.key.state.signatures
+    # Another message each time: the same one would be answered from the log.
+    message = f"message {before}".encode()
+    with site.client() as keyd:
+        (found,) = keyd.list_yubikeys("yubi")
+        name = found.slots[0].registered_as.split("/versions/")[0]
+        keyd.sign_one(SignRequest(name, message, encoding=Encoding.DER))
+    assert site.key.state.signatures == before + 1
 
 
 def test_a_wrong_old_pin_costs_one_try_and_the_token_stays_ready_and_signs(site: Site) -> None:
@@ -104,6 +121,7 @@ def test_a_wrong_puk_for_a_token_that_was_ready_locks_it_and_says_so(site: Site)
 
 
 def test_weak_secrets_are_refused_by_every_command_before_the_card_is_asked(fresh: Site) -> None:
+    offered = fresh.key.state.pins_offered
     init = ("yubikey", "init", "yubi", "--factory", "--yes", *FDS)
     for words, good, weak in (
         (init, "", FACTORY_PIN),
@@ -118,11 +136,12 @@ def test_weak_secrets_are_refused_by_every_command_before_the_card_is_asked(fres
         refused = fresh.do(*words, secrets=secrets, code=2)
         assert refused["error"]["reason"] == "INVALID_REQUEST"
         assert weak not in json.dumps(refused)
-    state = fresh.key.state
-    assert (state.pins_offered, state.puk_tries) == (0, 3)
+    assert fresh.key.state.pins_offered == offered
+    assert fresh.key.state.puk_tries == 3
 
 
 def test_a_keydctl_that_is_killed_leaves_an_init_that_the_daemon_finishes(fresh: Site) -> None:
+    before = fresh.entries("--action", "provision").count("initialised")
     fresh.key.stop_at(Moment.SET_MANAGEMENT_KEY)
     running = fresh.begin("yubikey", "init", "yubi", "--factory", "--yes", *FDS)
     try:
@@ -141,4 +160,5 @@ def test_a_keydctl_that_is_killed_leaves_an_init_that_the_daemon_finishes(fresh:
         time.sleep(0.05)
     assert looked["management_protected"]
     fresh.unlock()
-    assert "initialised" in fresh.entries("--action", "provision")
+    entries = fresh.entries("--action", "provision")
+    assert entries.count("initialised") == before + 2, "what was to be done, and that it is"
