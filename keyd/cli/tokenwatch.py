@@ -52,10 +52,11 @@ class Watch:
             DeadlineError: not in time.
             KeydError: the daemon refuses, or was not there at the beginning.
         """
-        # Before the first word: a name that is wrong, or no daemon at all, is told at once.
-        for status in self._client.list_tokens() if self._until else ():
-            if self._token in ("", status.name):
-                self._seen[status.name] = status
+        # First: no daemon at all is told at once, and so is a stream in which nothing can come.
+        visible = self._client.list_tokens()
+        if not visible:
+            output.note("no tokens you may see; the grant is called tokens: keydctl whoami")
+        self._seen = {s.name: s for s in visible if self._token in ("", s.name)}
         try:
             for status in self._changes():
                 self._seen[status.name] = status

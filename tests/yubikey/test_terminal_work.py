@@ -88,6 +88,15 @@ def test_the_screen_beside_the_keys_rings_and_says_which_one_to_touch_for_whom(
     assert told[-1]["touch"] is None
 
 
+def test_who_may_see_no_token_is_told_so_and_not_left_before_an_empty_screen(
+    counter: Counter,
+) -> None:
+    with counter.begins("exec keydctl token watch", counter.runner_env) as screen:
+        screen.sees("keydctl: no tokens you may see; the grant is called tokens")
+        screen.interrupts()
+        assert screen.ends() == 130, screen.shown
+
+
 def test_each_root_of_a_repository_is_counted_down_by_its_version(counter: Counter) -> None:
     for role in ("targets", "snapshot", "timestamp"):
         counter.ctl("key", "create", f"acme/{role}", "--token", "dev")
