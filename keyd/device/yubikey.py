@@ -6,6 +6,7 @@ libykcs11 sets no policies, attests nothing and has no AES management key, so al
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
