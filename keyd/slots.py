@@ -73,7 +73,7 @@ class InSlots:
         """An order for an empty slot.
 
         Raises:
-            TokenObjectError: something lies there; it says what.
+            TokenObjectError: something lies there, or should; it says what.
             InvalidRequestError: the name is too long for a certificate.
         """
         if len(label) > _MAX_LABEL_CHARS:
@@ -82,7 +82,18 @@ class InSlots:
                 f"{label} has {len(label)} characters, and the slot's certificate takes "
                 f"{_MAX_LABEL_CHARS}, version included",
             )
-        found = (await self._yubikeys.look(token)).find(slot)
+        yubikey = await self._yubikeys.look(token)
+        found = yubikey.find(slot)
+        gone = self._find_registered(yubikey, slot) if found is None else None
+        if gone is not None:
+            raise TokenObjectError(
+                f"slot {slot} of token {token} is empty, and {gone.name} is registered as lying "
+                "there: the YubiKey was reset, or another program deleted the key",
+                hint=f"take another slot; or, as that key is lost for good: keydctl key destroy "
+                f"{gone.key} {gone.number}",
+                token=token,
+                slot=slot,
+            )
         if found is not None:
             raise TokenObjectError(
                 f"slot {slot} of token {token} is occupied: {self._told(found)}; keyd never "
@@ -195,12 +206,20 @@ class InSlots:
         return labelled
 
     def _is_free(self, yubikey: YubiKey, slot: Slot) -> bool:
-        return yubikey.find(slot) is None and not any(
-            version.object_id == slot.object_id
-            and version.token_serial == yubikey.serial
-            and version.state is not VersionState.DESTROYED
-            for key in self._registry.keys()  # noqa: SIM118 - a method, not a dict
-            for version in key.versions
+        return yubikey.find(slot) is None and self._find_registered(yubikey, slot) is None
+
+    def _find_registered(self, yubikey: YubiKey, slot: Slot) -> KeyVersion | None:
+        """The version whose key should lie there."""
+        return next(
+            (
+                version
+                for key in self._registry.keys()  # noqa: SIM118 - a method, not a dict
+                for version in key.versions
+                if version.object_id == slot.object_id
+                and version.token_serial == yubikey.serial
+                and version.state is not VersionState.DESTROYED
+            ),
+            None,
         )
 
     def _told(self, content: SlotContent) -> str:

@@ -95,3 +95,27 @@ def test_a_lost_registry_is_rebuilt_from_the_cards_and_rotation_goes_on_where_it
             "9d": "acme/hurt/versions/1",
             "95": "acme/by-ykman/versions/1",
         }
+
+
+def test_a_slot_whose_key_is_gone_is_not_used_again_before_somebody_gave_that_key_up(
+    bench: Bench, key: EmulatedKey, ykcs11: Path
+) -> None:
+    with a_site(bench, ykcs11, key) as site:
+        with site.client() as keyd:
+            keyd.init_yubikey("yubi", Pin(PIN), Pin(PUK), factory=True)
+            keyd.unlock("yubi", Pin(PIN))
+        create(site, "acme/old", "yubi", "82")
+        with site.client() as keyd:
+            keyd.lock("yubi")
+            key.factory_reset()
+            keyd.init_yubikey("yubi", Pin(PIN), Pin(PUK), factory=True)
+            keyd.unlock("yubi", Pin(PIN))
+
+        words = ("key", "create", "acme/new", "--token", "yubi", "--slot", "82")
+        refused = site.do(*words, code=1)
+
+        assert "acme/old/versions/1 is registered as lying there" in refused["error"]["message"]
+        assert "keydctl key destroy acme/old 1" in refused["error"]["hint"]
+        (looked,) = site.do("yubikey", "list", "yubi")
+        assert looked["slots"] == [], "nothing was made for it"
+        create(site, "acme/new", "yubi", "83")
