@@ -13,6 +13,7 @@ import pytest
 from cryptography import x509
 
 from keyd.attestation import Trust, verify
+from keyd.device.pluggedin import find_plugged_in
 from keyd.device.pool import DevicePool
 from keyd.device.settings import TokenConfig
 from keyd.device.yubikeys import PoolYubiKeys
@@ -269,3 +270,25 @@ async def test_firmware_5_7_with_its_aes_management_key_makes_keys(
         looked = await daemon.yubikeys.look("yubi")
     assert looked.management_algorithm == "AES192"
     assert [content.slot for content in looked.slots] == [RETIRED]
+
+
+async def test_looking_for_new_yubikeys_waits_for_none_that_is_silent_and_says_so(
+    surroundings: Bench, key: EmulatedKey
+) -> None:
+    (found,), problem = await find_plugged_in(set(), None)
+    assert (found.serial, found.module.rpartition("/")[2][:9], problem) == (
+        str(key.serial),
+        "libykcs11",
+        "",
+    )
+    assert await find_plugged_in({str(key.serial)}, None) == ([], "")
+
+    key.latency(command_s=5, key_s=0)
+    assert await find_plugged_in(set(), None, patience_s=1) == (
+        [],
+        "a YubiKey did not answer within 1 s; is it being touched?",
+    )
+    surroundings.kill_pcscd()
+    none, problem = await find_plugged_in(set(), None)
+    assert (none, problem.startswith("pcscd does not answer")) == ([], True)
+    assert key.state.pins_offered == 0
