@@ -2,8 +2,9 @@
 
 A process of its own: ``python -m benchmarks.raw_pairs MODULE LABEL COUNT SAMPLE``, the PIN in the
 first line of its input. Prints a line for each of COUNT pairs: CKA_ID and DER SubjectPublicKeyInfo,
-hex. Then one with the pairs made a second over SAMPLE more, which are destroyed again, and the
-signatures a second of one of these with a cached handle.
+hex. Then one with the seconds that the login took and one search, the pairs made a second over
+SAMPLE more, which are destroyed again, and the signatures a second of one of these with a cached
+handle.
 """
 
 from __future__ import annotations
@@ -40,14 +41,20 @@ def _signed_per_s(key: Any) -> float:
 def main() -> None:
     """See the module."""
     module, label, count, sample = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    began = time.perf_counter()
     token = pkcs11.lib(module).get_token(token_label=label)
     with token.open(rw=True, user_pin=sys.stdin.readline().strip()) as session:
+        keypairs.find_pair(session, b"nobody's")
+        opened_s = time.perf_counter() - began
         for _ in range(count):
             print(_make(session)[0])
         began = time.perf_counter()
+        keypairs.find_pair(session, b"nobody's")
+        searched_s = time.perf_counter() - began
+        began = time.perf_counter()
         extra = [_make(session) for _ in range(sample)]
         made_per_s = sample / (time.perf_counter() - began)
-        print(f"rates {made_per_s} {_signed_per_s(extra[0][1])}")
+        print(f"raw {opened_s} {searched_s} {made_per_s} {_signed_per_s(extra[0][1])}")
         for _, private, public in extra:
             private.destroy()
             public.destroy()
