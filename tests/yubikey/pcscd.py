@@ -112,7 +112,7 @@ class PrivatePcscd:
             command = [str(PCSCD), str(self._configuration)]
             self._process = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", "sh", "-c", script, *command],
-                stdin=listener,
+                stdin=listener.fileno(),
                 stdout=log,
                 stderr=log,
             )

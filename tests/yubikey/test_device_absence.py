@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
@@ -14,9 +13,6 @@ from tests.yubikey import by_pcsc, by_yubikit
 from tests.yubikey.bench import Bench, EmulatedKey
 from tests.yubikey.desk import SLOT, Desk, check, eventually, is_state, job, sign, status
 from tests.yubikey.model import FACTORY_PIN, Model
-
-_CYCLES_S = 3.0
-"""A virtual reader sees two changes a second at most."""
 
 
 async def pull(key: EmulatedKey) -> None:
@@ -172,22 +168,6 @@ async def test_two_keys_at_once_are_told_apart_by_serial_and_sign_in_turn(
     assert (desk.key.state.signatures, second_key.state.signatures) == (5, 6)
     # Each host ends what the other has proven when it looks for its own: one proof more is enough.
     assert second_key.state.pins_offered <= 4
-
-
-async def test_no_session_is_left_behind_however_often_a_key_is_pulled(desk: Desk) -> None:
-    public_key = desk.make()
-    cycles = 0
-    async with desk.running() as pool:
-        until = time.monotonic() + _CYCLES_S
-        while time.monotonic() < until or cycles < 2:
-            await pull(desk.key)
-            await eventually(is_state(pool, TokenState.ABSENT))
-            await plug(desk.key)
-            await eventually(is_state(pool, TokenState.READY))
-            check(public_key, (await sign(pool, job(public_key)))[0])
-            cycles += 1
-    assert desk.kinds().count(EventKind.RETURNED) == cycles
-    assert "host-died" not in desk.kinds()
 
 
 async def test_a_host_that_loses_its_session_over_and_over_leaves_none_behind(desk: Desk) -> None:

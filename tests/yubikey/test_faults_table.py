@@ -28,15 +28,17 @@ import pytest_asyncio
 
 from keyd.errors import DeviceGoneError, KeydError, TokenLockedError
 from keyd.model import TokenState
-from tests.yubikey import faults
+from tests.yubikey import faults, moments
 from tests.yubikey.bench import Bench
 from tests.yubikey.cycles import host_pids
-from tests.yubikey.faults import FAULTS, MOMENTS, PATIENCE_S, Call, Fault, Stage
+from tests.yubikey.faults import FAULTS, Fault
+from tests.yubikey.moments import MOMENTS, Call
+from tests.yubikey.stage import PATIENCE_S, Stage
 from tests.yubikey.worker import Worker
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-BY_HAND = (faults.unlocking, faults.changing_pin)
+BY_HAND = (moments.unlocking, moments.changing_pin)
 """What a person began is a person's to finish: the token is LOCKED when it was cut short."""
 EVERYDAY = (
     {("idle", fault.name) for fault in FAULTS}
@@ -181,7 +183,7 @@ async def back_to_work(stage: Stage, *, was_cut_short: bool) -> None:
     assert (stranger.pins_offered, stranger.signatures) == (0, 0)
 
 
-@pytest.mark.parametrize("moment", [faults.idle, faults.signing, faults.attesting])
+@pytest.mark.parametrize("moment", [moments.idle, moments.signing, moments.attesting])
 async def test_a_factory_reset_by_another_program_leaves_nothing_to_sign_with_and_is_told(
     stages: Stages, moment: Callable[[Stage], Awaitable[Call]]
 ) -> None:
@@ -194,10 +196,10 @@ async def test_a_factory_reset_by_another_program_leaves_nothing_to_sign_with_an
     signatures = stage.key.state.signatures
     with pytest.raises(KeydError) as refused:
         await stage.sign_as_clients_do()
-    print(repr(refused.value), refused.value.hint, stage.status, stage.key.state)
     assert not isinstance(refused.value, DeviceGoneError)
     await stage.sign_with_other()
     # The PIN that keyd knew is wrong now: it may learn that once.
     assert stage.key.state.pin_tries >= 2
     assert stage.key.state.signatures == signatures
-    assert await stage.reaches(TokenState.LOCKED, TokenState.READY)
+    await stage.reaches(TokenState.LOCKED)
+    assert refused.value.hint == "keydctl token unlock yubi"
