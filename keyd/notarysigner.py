@@ -246,14 +246,15 @@ class NotarySigner:
         return error
 
     def _find(self, keyid: str) -> NotaryKey | None:
-        """By an index that is made anew when keys have changed and an id is not in it."""
+        """By an index that is made anew when keys have changed and an id is not in it. A key that
+        people made is theirs: a snapshot key that they took back signs nothing for the server."""
         at = self._names.get(keyid)
         if at is None and (keys := self._registry.keys()) is not self._indexed:
             self._indexed = keys
             self._names = {
                 version.keyids[_FORM]: (key.name, version.number)
                 for key in keys
-                if key.name.startswith(gunnames.PREFIX)
+                if gunnames.is_made_for_server(key)
                 for version in key.versions
                 if _FORM in version.keyids
             }
