@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import time
@@ -27,7 +28,8 @@ _TIMEOUT_S = 60.0
 
 
 class Fork:
-    """One run, begun at once. ``folder``: where its output goes."""
+    """One run, begun at once. ``folder``: where its output goes. LARGEST_FILE_BYTES in ``env``:
+    it can write no larger one, as on a full disk."""
 
     def __init__(self, folder: Path, words: tuple[str, ...], env: Mapping[str, str]) -> None:
         self._output = folder / "forked.out", folder / "forked.err"
@@ -68,6 +70,9 @@ def _lives(pid: int) -> bool:
 def _run(words: tuple[str, ...], env: dict[str, str], output: tuple[Path, Path]) -> None:
     os.environ.clear()
     os.environ.update(env)
+    largest = os.environ.pop("LARGEST_FILE_BYTES", "")
+    if largest:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest), int(largest)))
     for descriptor, file in zip((1, 2), output, strict=True):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), descriptor)
     from keyd.cli.keydctl import run

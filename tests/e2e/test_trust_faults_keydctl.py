@@ -15,6 +15,7 @@ The same command is typed again, and killed again, at each further moment.
 |                                    |                             | first is the one              |
 | key rotate, after it was published | the same command goes on    | rotated once, the new key is  |
 |                                    |                             | the active one                |
+| not at all, but the disk is full   | which file, make room       | all is published, or nothing  |
 | migrate, after it was published    | the files to destroy        | nothing signs with key files  |
 """
 
@@ -205,6 +206,37 @@ def test_signing_a_new_repository_goes_on_wherever_it_was_killed(
     Ledger(stage, gun).check("1.0")
     shown = stage.person()("inspect", gun)[0]
     assert shown["SignedTags"] == [{"SignedTag": "1.0", "Digest": digest, "Signers": ["alice"]}]
+
+
+def test_a_full_disk_is_named_and_publishes_all_or_nothing(
+    stage: Stage, gate: Gate, alice: Person
+) -> None:
+    gun = begun(stage, alice)
+    add = ("add", gun, "v2", alice.folder / "v1", "-p")
+
+    for largest in ("200", "600"):  # no room for what is staged; and for what is served then
+        with gate.watch() as seen:
+            code, _, err = alice.fork(*add, LARGEST_FILE_BYTES=largest).wait()
+
+        assert code == 1, err
+        assert "the trust directory cannot be written" in err and str(alice.trust_dir) in err
+        assert "make room" in err
+        is_sent = any(moment.what == "POST " for moment in seen)
+        Ledger(stage, gun).check("v1", *(["v2"] if is_sent else []))
+        assert (is_sent, "same command again" in err) == ((largest == "600"),) * 2, err
+    assert alice.fork(*add).wait()[0] == 0
+    Ledger(stage, gun).check("v1", "v2")
+
+
+def test_a_trust_directory_that_cannot_be_written_is_named(stage: Stage, alice: Person) -> None:
+    gun = begun(stage, alice)
+    blocked = alice.file("blocked", "this is no folder")
+
+    code, _, err = alice.fork("add", gun, "v2", alice.folder / "v1", "-p", "-d", blocked).wait()
+
+    assert code != 0
+    assert str(blocked) in err
+    Ledger(stage, gun).check("v1")
 
 
 def test_a_migration_goes_on_wherever_it_was_killed(

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from keyd.durable import replacing, sync_folder
-from keyd.errors import ConflictError
+from keyd.errors import ConflictError, RepositoryError
 
 _PREFIX = ".keyd-tmp-"
 _CHANGES = "changes.json"
@@ -40,9 +40,12 @@ class Cache:
 
         Raises:
             ConflictError: another run holds it for longer; try again when that one is done.
+            RepositoryError: the folder cannot be written, here or later.
         """
-        self.staging.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self.staging / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock, flags = self.staging / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        with _writing(lock):
+            self.staging.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(lock, flags, 0o600)
         try:
             until = time.monotonic() + wait_s
             while not _take(descriptor):
@@ -122,8 +125,21 @@ def _files(folder: Path) -> dict[str, bytes]:
     return found
 
 
+@contextlib.contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise RepositoryError(
+            f"the trust directory cannot be written: {file}: {e.strerror}",
+            hint="make room, or see that you may write there, or name another one (-d DIR); then "
+            "run the same command again: it goes on from what is kept and served",
+        ) from e
+
+
 def _write(file: Path, content: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with replacing(file, prefix=_PREFIX, mode=0o644) as stream:
-        stream.write(content)
-    sync_folder(file.parent)
+    with _writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with replacing(file, prefix=_PREFIX, mode=0o644) as stream:
+            stream.write(content)
+        sync_folder(file.parent)

@@ -15,7 +15,9 @@ from keyd.adapters.notary.rootcert import SignX509
 from keyd.content.envelope import FileSignature
 from keyd.errors import (
     ApprovalNeededError,
+    ConflictError,
     KeydError,
+    KeyExistsError,
     KeyNotFoundError,
     PolicyDeniedError,
     RepositoryError,
@@ -183,7 +185,7 @@ class KeyRing:
             # Who may not see a key is told that there may be none: making it tells which it is.
             if name:
                 raise
-            return self.create(role)
+            return self._make(gunnames.key_name(self.gun, role), role)
         return self.bound(key, role)
 
     def create(self, role: str) -> Held:
@@ -193,15 +195,22 @@ class KeyRing:
             try:
                 self.connect().get_key(name)
             except (KeyNotFoundError, PolicyDeniedError):
-                key = self.connect().create_key(
-                    name,
-                    KeyAlgorithm.ECDSA_P256,
-                    token=self.token,
-                    bindings=[Binding(self.gun, role)],
-                    reason=self.reason or f"{role} of {self.gun}",
-                )
-                return self._active(key)
+                return self._make(name, role)
         raise RepositoryError(f"{self.gun} {role}: no name for another key is free", role=role)
+
+    def _make(self, name: str, role: str) -> Held:
+        try:
+            key = self.connect().create_key(
+                name,
+                KeyAlgorithm.ECDSA_P256,
+                token=self.token,
+                bindings=[Binding(self.gun, role)],
+                reason=self.reason or f"{role} of {self.gun}",
+            )
+        except KeyExistsError:
+            self.connect().get_key(name)  # who may not see it is told so
+            raise _being_made(name) from None
+        return self._active(key)
 
     def bound(self, key: Key, role: str) -> Held:
         """The active version of a key that may sign the role; bound to it where it was not."""
@@ -233,12 +242,23 @@ class KeyRing:
 
     def _active(self, key: Key) -> Held:
         version = key.active
+        if any(v.state is VersionState.PENDING for v in key.versions) and version is None:
+            raise _being_made(key.name)
         if version is None or not version.public_key:
             raise RepositoryError(
                 f"{key.name} has no version that signs", hint=f"keydctl key show {key.name}"
             )
         self._held = None
         return Held(key, version)
+
+
+def _being_made(name: str) -> ConflictError:
+    return ConflictError(
+        f"somebody else is making the key {name} at this moment",
+        hint="run the same command again: it takes the key that is there then",
+        retry_after_s=1,
+        key=name,
+    )
 
 
 def _fits(binding: Binding, gun: str, role: str) -> bool:

@@ -289,7 +289,7 @@ class Publication:
         told = describe_others(before, after)
         return ConflictError(
             error.message + (f": {told}" if told else ""),
-            hint="look at it, then publish on top of it: the same command with --retry",
+            hint="look at it, then publish on top of it: the same command again, or with --retry",
             gun=self.server.gun,
         )
 
