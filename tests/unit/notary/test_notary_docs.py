@@ -24,7 +24,7 @@ label = "online"
 
 def blocks(kind: str) -> list[str]:
     """The fenced blocks of one kind."""
-    return re.findall(rf"```{kind}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return re.findall(rf"```{kind} [a-z-]+\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
 def test_the_configuration_is_one_that_starts() -> None:
