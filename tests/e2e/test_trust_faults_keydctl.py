@@ -21,6 +21,7 @@ The same command is typed again, and killed again, at each further moment.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -213,17 +214,23 @@ def test_a_full_disk_is_named_and_publishes_all_or_nothing(
 ) -> None:
     gun = begun(stage, alice)
     add = ("add", gun, "v2", alice.folder / "v1", "-p")
+    large = alice.file("large", json.dumps({"note": "x" * 3000}))
 
-    for largest in ("200", "600"):  # no room for what is staged; and for what is served then
-        with gate.watch() as seen:
-            code, _, err = alice.fork(*add, LARGEST_FILE_BYTES=largest).wait()
+    with gate.watch() as seen:
+        code, _, err = alice.fork(*add, "--custom", large, LARGEST_FILE_BYTES="2000").wait()
+    assert code == 1
+    assert "the trust directory cannot be written" in err and str(alice.trust_dir) in err
+    assert "make room" in err and "same command again" in err
+    assert not any(moment.what.startswith(CHANGES) for moment in seen)
+    assert alice("status", gun) == []
 
-        assert code == 1, err
-        assert "the trust directory cannot be written" in err and str(alice.trust_dir) in err
-        assert "make room" in err
-        is_sent = any(moment.what == "POST " for moment in seen)
-        Ledger(stage, gun).check("v1", *(["v2"] if is_sent else []))
-        assert not is_sent if largest == "200" else "same command again" in err
+    # Enough for what is staged, and not for all that is kept afterwards.
+    with gate.watch() as seen:
+        code, _, err = alice.fork(*add, LARGEST_FILE_BYTES="600").wait()
+    assert code == 1
+    assert "the trust directory cannot be written" in err
+    is_sent = any(moment.what == "POST " for moment in seen)
+    Ledger(stage, gun).check("v1", *(["v2"] if is_sent else []))
     assert alice.fork(*add).wait()[0] == 0
     Ledger(stage, gun).check("v1", "v2")
 
