@@ -7,7 +7,7 @@ logs the whole process out, so the session stays open as long as the process liv
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from keyd.device.reader import Seen
 
 _NOTICED_S = 0.5
+_EARLY_LOOKS = 25
+"""The daemon looks for an absent token five times a second: so this is five seconds."""
+_NO_SERIAL_YET = "0"
+"""Of a YubiKey that libykcs11 read while pcscd was powering it."""
 
 _NO_POLICY = Policy(touch="never")
 _UNTOLD_POLICY = Policy()
@@ -53,6 +57,7 @@ class TokenSession:
         self._card = CardWatch()
         self._info = pb.TokenInfo()
         self._absent_from: tuple[Seen, ...] | None = None
+        self._early_looks = 0
         self._pin: str | None = None
         self.session: pkcs11.Session | None = None
         self.policies: Mapping[bytes, Policy] = {}
@@ -100,7 +105,8 @@ class TokenSession:
                 # have proven to them: it is asked only when something was plugged in or pulled.
                 self._restart()
                 info = self._look_outside()
-                self._absent_from = around if info is None else None
+                is_absent = info is None and not self._was_too_early(around or ())
+                self._absent_from = around if is_absent else None
             if around and any(seen.is_kept for seen in around):
                 self._module.trouble = self._module.trouble or CARD_IS_KEPT
         return pb.Probed(
@@ -110,6 +116,14 @@ class TokenSession:
             trouble=self._module.trouble if info is None else "",
             others=self._module.others if info is None else (),
         )
+
+    def _was_too_early(self, around: Sequence[Seen]) -> bool:
+        """True while fewer YubiKeys told their serial than there are: one that is just being
+        powered does so in a moment. One that never does is not waited for."""
+        told = [serial for serial in self._module.others if serial != _NO_SERIAL_YET]
+        is_early = len(told) < sum(seen.shows_yubikey for seen in around)
+        self._early_looks = self._early_looks + 1 if is_early else 0
+        return 0 < self._early_looks < _EARLY_LOOKS
 
     def answers(self) -> bool:
         """True while the session's token is still there; False marks the session lost."""

@@ -36,12 +36,19 @@ _TOUCH_POLICIES = {1: "never", 2: "always", 3: "cached"}
 
 
 class Seen(NamedTuple):
-    """A reader: pcscd's count of insertions and removals, and whether another program has its card
-    open for itself alone (SCARD_SHARE_EXCLUSIVE), when libykcs11 finds it empty."""
+    """A reader: pcscd's count of insertions and removals, whether a card is in it, and whether
+    another program has that open for itself alone (SCARD_SHARE_EXCLUSIVE), when libykcs11 finds the
+    reader empty."""
 
     name: str
     events: int
     is_kept: bool
+    is_full: bool
+
+    @property
+    def shows_yubikey(self) -> bool:
+        """True where libykcs11 should find a token."""
+        return self.is_full and not self.is_kept and self.name.startswith("Yubico")
 
 
 def look_around() -> tuple[Seen, ...] | None:
@@ -66,6 +73,7 @@ def look_around() -> tuple[Seen, ...] | None:
                 str(name),
                 int(state) >> _EVENTS_SHIFT,
                 bool(state & scard.SCARD_STATE_EXCLUSIVE),
+                bool(state & scard.SCARD_STATE_PRESENT),
             )
             for name, state, _ in states
         )

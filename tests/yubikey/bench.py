@@ -290,6 +290,10 @@ class EmulatedKey:
         """The command that hangs goes on, and none hangs from now on."""
         self._call("go_on")
 
+    def fail_once(self, moment: Moment) -> None:
+        """The next command of this kind fails with 6F00."""
+        self._call("fail_once", instruction=int(moment))
+
     def tries_left(self, pin: int = 3, puk: int = 3) -> None:
         """Somebody has tried: so many are left. 0 is blocked."""
         self._call("tries", pin=pin, puk=puk)

@@ -46,6 +46,7 @@ class Workbench:
             "stop_at": self._stop_at,
             "wait_until_stopped": self._wait_until_stopped,
             "go_on": self._go_on,
+            "fail_once": self._fail_once,
             "tries": self._tries,
             "factory_reset": self._factory_reset,
             "state": self._state,
@@ -154,6 +155,9 @@ class Workbench:
 
     def _go_on(self, serial: int) -> None:
         self._cards[serial].pause.end()
+
+    def _fail_once(self, serial: int, instruction: int) -> None:
+        self._cards[serial].pause.fail_once(instruction)
 
     def _tries(self, serial: int, pin: int, puk: int) -> None:
         piv = self._cards[serial].piv

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from enum import IntEnum
 
-from tests.yubikey.apdu import Command
+from tests.yubikey.apdu import CardError, Command
+
+_NOT_NOW = 0x6F00
 
 
 class Moment(IntEnum):
@@ -20,6 +22,8 @@ class Moment(IntEnum):
     """Also the proof of the management key."""
     PUT_DATA = 0xDB
     """A certificate, or what the management key is kept in."""
+    SELECT = 0xA4
+    SERIAL = 0xF8
     ATTEST = 0xF9
     SET_MANAGEMENT_KEY = 0xFF
 
@@ -32,6 +36,7 @@ class Pause:
         self._instruction: int | None = None
         self._is_after = False
         self._skip = 0
+        self._failing: int | None = None
         self._over = asyncio.Event()
 
     def arm(self, instruction: int, *, is_after: bool, skip: int) -> None:
@@ -45,8 +50,19 @@ class Pause:
         self._instruction = None
         self._over.set()
 
+    def fail_once(self, instruction: int) -> None:
+        """The next command of this kind is answered as by a card that is not up yet."""
+        self._failing = instruction
+
     async def before(self, command: Command) -> None:
-        """The command has arrived."""
+        """The command has arrived.
+
+        Raises:
+            CardError: the card cannot do it now.
+        """
+        if command.ins == self._failing:
+            self._failing = None
+            raise CardError(_NOT_NOW)
         if not self._is_after:
             await self._stop_at(command)
 

@@ -13,6 +13,7 @@ from tests.yubikey import by_pcsc, by_yubikit
 from tests.yubikey.bench import Bench, EmulatedKey
 from tests.yubikey.desk import SLOT, Desk, check, eventually, is_state, job, sign, status
 from tests.yubikey.model import FACTORY_PIN, Model
+from tests.yubikey.pause import Moment
 
 
 async def pull(key: EmulatedKey) -> None:
@@ -195,5 +196,20 @@ async def test_a_card_that_another_program_keeps_for_itself_is_said_so_and_used_
         await eventually(lambda: "keeps a card for itself" in status(pool).detail)
         assert desk.key.state.pins_offered == 0
         await asyncio.to_thread(desk.worker.call, by_pcsc.leave)
+        await eventually(is_state(pool, TokenState.READY))
+        check(public_key, (await sign(pool, job(public_key)))[0])
+
+
+@pytest.mark.parametrize("missed", [Moment.SELECT, Moment.SERIAL])
+async def test_a_key_that_did_not_answer_at_first_is_looked_at_again(
+    desk: Desk, missed: Moment
+) -> None:
+    """Nothing is plugged in or pulled after that."""
+    public_key = desk.make()
+    async with desk.running() as pool:
+        await pull(desk.key)
+        await eventually(is_state(pool, TokenState.ABSENT))
+        desk.key.fail_once(missed)
+        await plug(desk.key)
         await eventually(is_state(pool, TokenState.READY))
         check(public_key, (await sign(pool, job(public_key)))[0])
