@@ -26,13 +26,17 @@ class Docker:
 
     def __call__(self, *words: str) -> str:
         """Run a command that has to work; what it printed."""
-        done = self._person.docker_cli(*words)
+        done = self.tries(*words)
         assert done.returncode == 0, f"docker {' '.join(words)}:\n{done.stdout}{done.stderr}"
         return done.stdout
 
+    def tries(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command, whatever comes of it."""
+        return self._person.docker_cli(*words)
+
     def refuses(self, *words: str) -> None:
         """Run a command that has to fail because nobody signed the tag."""
-        done: subprocess.CompletedProcess[str] = self._person.docker_cli(*words)
+        done = self.tries(*words)
         assert done.returncode != 0, f"docker {' '.join(words)} worked:\n{done.stdout}"
         assert any(why in done.stderr for why in _NO_TRUST_DATA), done.stderr
 
@@ -106,6 +110,28 @@ def test_a_tag_that_nobody_signed_is_refused_unless_trust_is_off(place: Place) -
 
     place.docker("pull", "--disable-content-trust", f"{name}:unsigned")
     assert place.docker.digests(name) == [unsigned]
+
+
+def test_create_run_and_build_take_what_nobody_signed_where_they_are_told_to(
+    place: Place, tmp_path: Path
+) -> None:
+    name, _ = place.signed()
+    free = "--disable-content-trust"
+    images = {do: f"{name}:{do}" for do in ("create", "run", "build")}
+    for do, image in images.items():
+        place.registry.push(image, f"not signed, to {do}")
+    (tmp_path / "Dockerfile").write_text(f"FROM {images['build']}\nLABEL a=b\n")
+
+    container = place.docker("create", free, images["create"]).split()[-1]
+    # The image has no program in it: docker takes it, and then the kernel finds nothing to run.
+    ran = place.docker.tries("run", free, "--rm", "--network", "none", images["run"])
+    place.docker("build", free, str(tmp_path))
+
+    made_from = place.docker("container", "inspect", "--format", "{{.Image}}", container).strip()
+    assert made_from == place.docker.id_of(images["create"])
+    assert ran.returncode in (126, 127), ran.stderr
+    assert "trust data" not in ran.stderr
+    assert all(place.docker.id_of(image) for image in images.values())
 
 
 def test_a_container_is_created_from_the_signed_image(place: Place) -> None:

@@ -111,6 +111,27 @@ def walk(machine: Machine, block: Block) -> str:
     return machine.does(block, DIALOGUES.get(block.name, ()))
 
 
+def test_what_a_page_promises_is_compared(tmp_path: Path) -> None:
+    file = tmp_path / "page.md"
+    file.write_text("```sh ask\nask\n```\n\n```text\none ... 3\n...\nlast\n```\n")
+
+    (block,) = Page(file).blocks
+
+    assert block.shown_by("one 2 3\nlast\n")
+    assert block.shown_by("one  2  3\nmore\nand more\nlast")
+    for other in ("one 2 4\nlast", "one 2 3\nlast\nmore", "zero\none 2 3\nlast", ""):
+        assert not block.shown_by(other)
+
+
+@pytest.mark.parametrize("fence", ["sh", "toml", "sh ask whom"])
+def test_a_block_that_no_test_would_run_is_an_error(tmp_path: Path, fence: str) -> None:
+    file = tmp_path / "page.md"
+    file.write_text(f"```{fence}\nask\n```\n")
+
+    with pytest.raises(AssertionError, match=r"page\.md:1"):
+        Page(file)
+
+
 def test_the_tutorial_works_from_its_first_command_to_its_last() -> None:
     with an_empty_machine() as machine:
         shown = {block.name: walk(machine, block) for block in TUTORIAL.blocks}
