@@ -70,7 +70,14 @@ class PoolYubiKeys:
         order = pb.YubiKeyChangePin(old_pin=old.reveal().encode(), new_pin=new.reveal().encode())
         await self._with_secrets(token, pb.YubiKeyOrder(change_pin=order))
         if was_ready:
-            await self._pool.unlock(token, new)
+            try:
+                await self._pool.unlock(token, new)
+            except KeydError as error:
+                # Whoever asked must know which PIN is the right one now.
+                error.message = f"the PIN is changed, but token {token} is locked: {error.message}"
+                error.args = (error.message,)
+                error.hint = f"keydctl token unlock {token}, with the new PIN"
+                raise
 
     async def unblock(self, token: str, puk: Pin, new: Pin) -> None:
         """See model.YubiKeyDevice."""
