@@ -27,6 +27,8 @@ def may_meet(one: Binding, other: Binding) -> bool:
 
 
 def _may_meet(one: str, other: str) -> bool:
+    if _is_literal(one) and _is_literal(other):
+        return one == other  # most are so, and a new key is compared with all there are
     if fnmatch.fnmatchcase(one, other) or fnmatch.fnmatchcase(other, one):
         return True
     ends = [_fixed_ends(text) for text in (one, other)]
@@ -35,6 +37,10 @@ def _may_meet(one: str, other: str) -> bool:
     (head, tail), (other_head, other_tail) = (e for e in ends if e is not None)
     heads_fit = head.startswith(other_head) or other_head.startswith(head)
     return heads_fit and (tail.endswith(other_tail) or other_tail.endswith(tail))
+
+
+def _is_literal(text: str) -> bool:
+    return "*" not in text and "?" not in text and "[" not in text
 
 
 def _fixed_ends(pattern: str) -> tuple[str, str] | None:
