@@ -25,6 +25,9 @@ _MOST_PAIRS = 50_000
 _SEARCHED_S = 0.1
 """Of a token with some hundred keys the first dozens may be searched for."""
 
+_NOBODYS = bytes(16)
+"""An id to search for once after each login, which tells how long that takes."""
+
 
 class Login(Protocol):
     """What an index wants of pkcs11.TokenSession."""
@@ -85,7 +88,7 @@ class KeyIndex:
         self._listed: dict[bytes, Pair] = {}
         self._listing: Iterator[pkcs11.Object] | None = None
         self._searched_s = 0.0
-        self._is_listed = self._is_whole = False
+        self._is_tried = self._is_listed = self._is_whole = False
 
     def _now(self) -> dict[bytes, Pair]:
         """The pairs of this login: handles do not outlive it."""
@@ -103,29 +106,36 @@ class KeyIndex:
         Raises:
             pkcs11.PKCS11Error: the module's.
         """
-        session = self._token.open_session()
         pairs = self._now()
-        began = time.perf_counter()
-        pair = Pair(*keypairs.find_pair(session, object_id))
-        took_s = time.perf_counter() - began
-        self._searched_s += took_s
+        pair, took_s = self._timed_search(object_id)
         pairs.pop(object_id, None)
         if pair.privates or pair.publics:
             self._keep(object_id, pair)
-        # Whoever waits for a search waits as long again, so that soon nobody has to.
-        self.go_on(took_s)
+        # Whoever waits for a slow search waits as long again, so that soon nobody has to.
+        if self._is_slow:
+            self.go_on(took_s)
         return pair
 
+    def _timed_search(self, object_id: bytes) -> tuple[Pair, float]:
+        session = self._token.open_session()
+        began = time.perf_counter()
+        pair = Pair(*keypairs.find_pair(session, object_id))
+        took_s = time.perf_counter() - began
+        self._is_tried = True
+        self._searched_s += took_s
+        return pair, took_s
+
     def is_taken(self, object_id: bytes) -> bool:
-        """True when an object is known to have this CKA_ID. A token that searches slowly is not
-        asked, nor one whose keys were all gone through: the ids that keyd draws at random are taken
-        by nobody else.
+        """True when an object is known to have this CKA_ID. A token is not asked while its keys
+        are gone through, nor when they all were: the ids that keyd draws at random are taken by
+        nobody else.
 
         Raises:
             pkcs11.PKCS11Error: the module's.
         """
         found = self.known(object_id)
-        if found is None and not self._is_whole and not self.is_behind:
+        is_under_way = self._is_slow and not self._is_listed
+        if found is None and not self._is_whole and not is_under_way:
             found = self.search(object_id)
         return found is not None and bool(found.privates or found.publics)
 
@@ -143,14 +153,18 @@ class KeyIndex:
 
     @property
     def is_behind(self) -> bool:
-        """True while it is worth time to go through all keys."""
+        """True while it is worth time to try a search, or to go through all keys."""
+        self._now()
         return (
-            self._generation == self._token.generation
-            and self._token.session is not None
+            self._token.session is not None
             and not self._is_listed
-            and self._searched_s > self._patience_s
             and not self._token.is_yubikey
+            and (self._is_slow or not self._is_tried)
         )
+
+    @property
+    def _is_slow(self) -> bool:
+        return self._searched_s > self._patience_s
 
     def go_on(self, seconds: float) -> None:
         """Go on through the keys for about that long, or one search; never raises: what the token
@@ -159,6 +173,9 @@ class KeyIndex:
             return
         until = time.perf_counter() + seconds
         try:
+            if not self._is_tried:
+                self._timed_search(_NOBODYS)
+                return
             if self._listing is None:
                 self._listing = self._all_keys()
             for obj in self._listing:
