@@ -112,7 +112,7 @@ class Reply(_message.Message):
     def destroyed(self) -> Global___Destroyed: ...
     @_builtins.property
     def progress(self) -> Global___Progress:
-        """A long SignMany is still moving; the final Reply follows."""
+        """A long request is still moving; the final Reply follows."""
 
     @_builtins.property
     def yubikey(self) -> Global___YubiKeyReport: ...
