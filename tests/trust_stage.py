@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,13 +26,13 @@ from keyd.adapters.notary.settings import TlsFiles
 from keyd.adapters.notary.web import Web
 from keyd.client import Client
 from keyd.content.envelope import FileSignature
+from tests import keydctl_forks
 from tests.keydctl_forks import Fork
 from tests.notary_client import PASSPHRASE
 from tests.notary_programs import POLICY, Sandbox, running
 
 TRUST_POLICY = POLICY.replace('"signer",', '"signer", "certify", "approve",', 1)
 _TIMEOUT_S = 60.0
-_ROOT = Path(__file__).resolve().parents[1]
 _NUMBERS = itertools.count(1)
 
 
@@ -111,7 +110,6 @@ class Person:
             "HOME": str(folder),
             "KEYD_ENDPOINT": endpoint or f"unix:{sandbox.folder}/run/keyd.sock",
             "XDG_STATE_HOME": str(folder / "state"),
-            "PYTHONPATH": str(_ROOT),
             "DOCKER_CONFIG": str(self.docker),
             "DOCKER_CONTENT_TRUST_SERVER": server,
             "DOCKER_CONTENT_TRUST_ROOT_PASSPHRASE": PASSPHRASE,
@@ -123,14 +121,7 @@ class Person:
         self, *words: str | Path, stdin: bytes = b"", **env: str
     ) -> subprocess.CompletedProcess[bytes]:
         """Any keydctl command, whatever it answers."""
-        return subprocess.run(
-            [sys.executable, "-m", "keyd.cli.keydctl", *map(str, words)],
-            env={**self.env, **env},
-            input=stdin,
-            capture_output=True,
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
+        return keydctl_forks.run(words, {**self.env, **env}, stdin=stdin)
 
     def __call__(self, *words: str | Path, code: int = 0, **env: str) -> Any:
         """``keydctl trust WORDS --json``: its answer, or its error."""
@@ -139,8 +130,10 @@ class Person:
         return json.loads(done.stdout or done.stderr.splitlines()[-1])
 
     def fork(self, *words: str | Path, **env: str) -> Fork:
-        """Begin ``keydctl trust WORDS``, to be killed on the way."""
-        return Fork(self.folder, ("trust", *map(str, words)), {**self.env, **env})
+        """Begin ``keydctl trust WORDS``, to be killed on the way. LARGEST_FILE_BYTES in ``env``:
+        it can write no larger file, as on a full disk."""
+        largest = int(env.pop("LARGEST_FILE_BYTES", "0"))
+        return Fork(("trust", *words), {**self.env, **env}, largest_file_bytes=largest)
 
     def docker_cli(self, *words: str) -> subprocess.CompletedProcess[str]:
         """The docker client, which needs no engine for trust."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from keyd.client import Client
 from keyd.model import KeyAlgorithm
+from tests import keydctl_forks
 
 TIMEOUT_S = 60.0
 
@@ -42,15 +43,7 @@ class Keydctl:
         )
 
     def run(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "keyd.cli.keydctl", *map(str, words)],
-            env=self.env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
+        return keydctl_forks.run_text(words, self.env)
 
     def create(self, *names: str, algorithm: KeyAlgorithm = KeyAlgorithm.ECDSA_P256) -> None:
         """Make keys, without a process for each."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from keyd.cli.server_dev import make_folder
 from keyd.client import Client
+from tests import keydctl_forks
 from tests.e2e.daemon_process import DaemonProcess
 from tests.yubikey.bench import Bench, EmulatedKey
 
@@ -60,15 +61,7 @@ class Site:
 
     def run(self, *words: str | Path, secrets: str = "") -> subprocess.CompletedProcess[str]:
         """keydctl to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "keyd.cli.keydctl", *map(str, words)],
-            env=self.env,
-            input=secrets,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return keydctl_forks.run_text(words, self.env, stdin=secrets)
 
     def do(self, *words: str | Path, secrets: str = "", code: int = 0) -> Any:
         """Run with --json: the answer, or with another code the error."""
