@@ -1,114 +1,28 @@
-"""Publishing when something goes wrong: crashes, other publishers, servers that lie, people who
-have to consent. The engine in this process, against the real notary-server and a real keyd."""
+"""Publishing when something goes wrong: crashes, other publishers, people who have to consent. The
+engine in this process, against the real notary-server and a real keyd."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from keyd.adapters.notary import changes, delegations, lookup, rotation
-from keyd.adapters.notary.collection import Collection
-from keyd.adapters.notary.pinning import Pinning
-from keyd.adapters.notary.server import NotaryServer
+from keyd.adapters.notary import delegations
 from keyd.client import EntryFilter
-from keyd.errors import (
-    ApprovalNeededError,
-    ConflictError,
-    KeydError,
-    RepositoryError,
-    ServerGoneError,
-)
+from keyd.errors import ApprovalNeededError, ConflictError, RepositoryError, ServerGoneError
+from tests.trust_servers import Interrupted, add, begun, die, once
 from tests.trust_stage import TRUST_POLICY, Stage, a_stage
 
 pytestmark = pytest.mark.softhsm
-DIGESTS = {"sha256": b"\1" * 32}
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with a_stage(tmp_path_factory.mktemp("p")) as running:
         yield running
-
-
-def add(collection: Collection, *names: str) -> None:
-    """Stage targets."""
-    for name in names:
-        collection.stage(changes.add("targets", name, 1, DIGESTS))
-
-
-def begun(stage: Stage) -> str:
-    """A collection that is published and signs nothing."""
-    gun = stage.gun()
-    with stage.collection(gun) as owner:
-        owner.init(owner.ring.ensure("root"))
-        owner.publish()
-    return gun
-
-
-class Interrupted(NotaryServer):
-    """Calls ``before`` each upload, and ``after`` it."""
-
-    def __init__(
-        self,
-        of: NotaryServer,
-        before: Callable[[], None] = lambda: None,
-        after: Callable[[], None] = lambda: None,
-    ) -> None:
-        super().__init__(of.web, of.gun)
-        self._before, self._after = before, after
-
-    def publish(self, files: Mapping[str, bytes]) -> None:
-        """As the server does."""
-        self._before()
-        super().publish(files)
-        self._after()
-
-
-class Moving(NotaryServer):
-    """Lets something happen before the first look at the timestamp."""
-
-    def __init__(self, of: NotaryServer, happens: Callable[[], object]) -> None:
-        super().__init__(of.web, of.gun)
-        self._happens = once(happens)
-
-    def find(self, name: str) -> bytes | None:
-        """As the server does."""
-        if name == "timestamp":
-            self._happens()
-        return super().find(name)
-
-
-class Recorded(NotaryServer):
-    """Serves what it saw when it was made."""
-
-    def __init__(self, of: NotaryServer) -> None:
-        super().__init__(of.web, of.gun)
-        roles = ("root", "timestamp", "snapshot", "targets")
-        self._files = {role: of.find(role) for role in roles}
-
-    def find(self, name: str) -> bytes | None:
-        """The old file."""
-        return self._files.get(name.partition(".")[0]) if not name[0].isdigit() else None
-
-
-def die() -> None:
-    raise ServerGoneError("the connection broke")
-
-
-def once(act: Callable[[], object]) -> Callable[[], None]:
-    """Does it the first time only."""
-    done: list[bool] = []
-
-    def maybe() -> None:
-        if not done:
-            done.append(True)
-            act()
-
-    return maybe
 
 
 # ------------------------------------------------------------------------------ crashes
@@ -265,18 +179,6 @@ def test_a_version_published_under_a_skipped_number_is_not_overwritten(
     assert set(stage.listed(gun)) == {"slow"}
 
 
-def test_who_reads_while_another_root_is_published_looks_again(stage: Stage) -> None:
-    gun = begun(stage)
-
-    def somebody_else() -> None:
-        with stage.collection(gun) as other:
-            rotation.hand_to_server(other, "snapshot")
-
-    moving = Moving(stage.server(gun), somebody_else)
-    with stage.collection(gun, server=moving) as reader:
-        assert reader.get().root.version == 2
-
-
 def test_what_was_staged_for_a_new_collection_is_not_for_one_of_somebody_else(
     stage: Stage, tmp_path: Path
 ) -> None:
@@ -319,108 +221,6 @@ def test_what_was_published_under_a_skipped_number_in_that_very_moment_is_not_lo
     assert any("slow" in note and "as well" in note for note in report.notes)
     assert set(stage.listed(gun)) == {"slow", "mine"}
     assert [(each.role.name, each.role.paths) for each in found] == [("targets/dev", ("dev/",))]
-
-
-# ------------------------------------------------------------------------------ lies
-
-
-def test_a_server_that_goes_back_is_refused(stage: Stage, tmp_path: Path) -> None:
-    gun = begun(stage)
-    old = Recorded(stage.server(gun))
-    with stage.collection(gun, trust_dir=tmp_path) as mine:
-        add(mine, "v1")
-        mine.publish()
-
-    with (
-        stage.collection(gun, trust_dir=tmp_path, server=old) as fooled,
-        pytest.raises(RepositoryError, match="was seen here before"),
-    ):
-        fooled.get()
-
-
-def test_a_collection_that_vanished_is_not_taken_for_a_new_one(
-    stage: Stage, tmp_path: Path
-) -> None:
-    gun = begun(stage)
-    with stage.collection(gun, trust_dir=tmp_path) as mine:
-        mine.get()
-        stage.server(gun).delete()
-
-        with pytest.raises(RepositoryError, match="which was seen there before"):
-            mine.init(mine.ring.ensure("root"))
-
-
-def test_bytes_that_the_server_hashes_differently_are_found(stage: Stage, tmp_path: Path) -> None:
-    """The trap of notary-server: it takes a pretty-printed file, and nobody can read it."""
-    gun = begun(stage)
-    dead = Interrupted(stage.server(gun), before=die)
-    with stage.collection(gun, trust_dir=tmp_path, server=dead) as mine:
-        add(mine, "v1")
-        with pytest.raises(ServerGoneError):
-            mine.publish()
-        file = mine.cache.pending()["targets"]
-    pretty = json.dumps(json.loads(file), indent=1, sort_keys=True).encode()
-    stage.server(gun).publish({"targets": pretty})
-
-    with (
-        stage.collection(gun) as reader,
-        pytest.raises(RepositoryError, match="is not the one that its snapshot"),
-    ):
-        reader.get()
-
-
-def test_expired_metadata_is_refused_to_readers_and_renewed_by_publishers(
-    stage: Stage, tmp_path: Path
-) -> None:
-    gun = begun(stage)
-
-    def later() -> datetime:
-        return datetime.now(UTC) + timedelta(days=1200)
-
-    with stage.collection(gun, now=later) as reader, pytest.raises(RepositoryError) as error:
-        reader.get()
-    with stage.collection(gun, trust_dir=tmp_path, now=later) as owner:
-        assert owner.find(is_expired_taken=True) is not None
-
-    assert "expired" in error.value.message
-    assert "trust refresh" in error.value.hint
-
-
-# ------------------------------------------------------------------------------ pins
-
-
-def test_only_the_pinned_root_is_trusted(stage: Stage) -> None:
-    gun = begun(stage)
-    with stage.collection(gun) as reader:
-        root = reader.get().root_document
-    pin = frozenset(root.roles["root"].keyids)
-    prefix = gun.rpartition("/")[0] + "/*"
-
-    for certs in ({gun: pin}, {prefix: pin}):
-        pinned = Pinning(certs=certs, is_first_use_trusted=False)
-        with stage.collection(gun, pinning=pinned) as reader:
-            assert reader.get().is_first_sight
-    with (
-        stage.collection(gun, pinning=Pinning(certs={gun: frozenset({"ab" * 32})})) as reader,
-        pytest.raises(RepositoryError, match="not the pinned one"),
-    ):
-        reader.get()
-    with (
-        stage.collection(gun, pinning=Pinning(is_first_use_trusted=False)) as reader,
-        pytest.raises(RepositoryError, match="trust on first use is switched off"),
-    ):
-        reader.get()
-
-
-def test_a_root_of_another_ca_is_not_trusted(stage: Stage) -> None:
-    gun = begun(stage)
-    pinned = Pinning(cas={gun: stage.sandbox.certificates.ca}, is_first_use_trusted=False)
-
-    with (
-        stage.collection(gun, pinning=pinned) as reader,
-        pytest.raises(RepositoryError, match=r"trust_pinning\.ca"),
-    ):
-        reader.get()
 
 
 # ------------------------------------------------------------------------------ policy
@@ -481,20 +281,3 @@ def test_the_log_names_collection_and_role_of_each_signature(stage: Stage, tmp_p
 
     assert '"role": "root"' in said
     assert '"role": "targets"' in said
-
-
-def test_a_tag_in_releases_comes_before_one_in_targets(stage: Stage, tmp_path: Path) -> None:
-    gun = begun(stage)
-    with stage.collection(gun, trust_dir=tmp_path) as mine:
-        held = mine.ring.ensure("targets/releases")
-        mine.stage(delegations.add("targets/releases", [held.object], [""]))
-        mine.stage(changes.add("targets", "v1", 1, DIGESTS))
-        mine.stage(changes.add("targets/releases", "v1", 2, {"sha256": b"\2" * 32}))
-        mine.stage(changes.add("targets", "v2", 3, DIGESTS))
-        mine.publish()
-        trusted = mine.get()
-
-    assert lookup.tag(trusted, "v1").target.length == 2
-    assert lookup.tag(trusted, "v2").role == "targets"
-    with pytest.raises(KeydError, match="no trust data"):
-        lookup.tag(trusted, "v3")
