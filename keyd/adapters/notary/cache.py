@@ -4,6 +4,7 @@ TRUST/tuf/GUN/metadata/ROLE.json   what was verified last, in notary's own place
                                    keydctl believe the same roots
 TRUST/tuf/GUN/.keyd/changes.json   what people staged
 TRUST/tuf/GUN/.keyd/ROLE.json      versions that are being signed, until they are published
+TRUST/tuf/GUN/.keyd/uploads.json   uploads that may have overtaken others', until that is looked at
 TRUST/tuf/GUN/.keyd/lock           held while something changes
 """
 
@@ -22,6 +23,7 @@ from keyd.errors import ConflictError, RepositoryError
 
 _PREFIX = ".keyd-tmp-"
 _CHANGES = "changes.json"
+_UPLOADS = "uploads.json"
 _TURN_S = 0.05
 _ROLE = re.compile(r"root|snapshot|timestamp|targets(?:/[-a-z0-9_]+)*", re.ASCII)
 
@@ -75,16 +77,29 @@ class Cache:
 
     def read_changes(self) -> bytes | None:
         """What people staged, as it was written; None for nothing."""
-        file = self.staging / _CHANGES
-        return file.read_bytes() if file.exists() else None
+        return self._read(_CHANGES)
 
     def write_changes(self, content: bytes | None) -> None:
         """Replace it, durably; None takes it away."""
-        file = self.staging / _CHANGES
+        self._write(_CHANGES, content)
+
+    def read_uploads(self) -> bytes | None:
+        """The uploads to look at, as they were written; None for none."""
+        return self._read(_UPLOADS)
+
+    def write_uploads(self, content: bytes | None) -> None:
+        """Replace them, durably; None takes them away."""
+        self._write(_UPLOADS, content)
+
+    def _read(self, name: str) -> bytes | None:
+        file = self.staging / name
+        return file.read_bytes() if file.exists() else None
+
+    def _write(self, name: str, content: bytes | None) -> None:
         if content is None:
-            file.unlink(missing_ok=True)
+            (self.staging / name).unlink(missing_ok=True)
         else:
-            _write(file, content)
+            _write(self.staging / name, content)
 
     def pending(self) -> dict[str, bytes]:
         """Role -> a version that is being signed and not known to be published."""
@@ -102,6 +117,7 @@ class Cache:
     def forget(self) -> None:
         """Remove everything that is known of the collection here."""
         self.write_changes(None)
+        self.write_uploads(None)
         self.drop_pending()
         for role in self.read():
             (self.metadata / f"{role}.json").unlink(missing_ok=True)

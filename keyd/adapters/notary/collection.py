@@ -97,6 +97,7 @@ class Collection:
             self.cache.write_changes(changes.write(kept))
             if numbers is None:
                 self.cache.drop_pending()
+                self.cache.write_uploads(None)
             return [staged[n] for n in dropped]
 
     def init(self, root_key: Held, certificate: bytes = b"") -> None:

@@ -1,8 +1,10 @@
-"""What other publishers did meanwhile."""
+"""What is served after an upload, and what other publishers did meanwhile."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from keyd.adapters.notary import metadata
@@ -10,7 +12,9 @@ from keyd.adapters.notary.changes import Change
 from keyd.adapters.notary.metadata import Draft
 from keyd.adapters.notary.server import NotaryServer
 from keyd.adapters.notary.trusted import Trusted
-from keyd.errors import ConflictError
+from keyd.adapters.notary.uploads import Upload
+from keyd.content import envelope
+from keyd.errors import ConflictError, RepositoryError
 
 _MAX_NAMES = 8
 _MAX_STEP = 200
@@ -24,33 +28,67 @@ def check_between(server: NotaryServer, drafts: Mapping[str, Draft]) -> None:
         ConflictError: one of the numbers between has been published.
     """
     for role, draft in drafts.items():
-        between = _between(server, role, draft)
+        between = _between(server, role, draft.base, draft.version)
         if between:
             raise ConflictError(f"{server.gun}: somebody else has published {role} {max(between)}")
 
 
-def overtaken(server: NotaryServer, drafts: Mapping[str, Draft]) -> list[Change]:
-    """What others published under numbers that were skipped, in the moment between the last look
-    and the upload; to be published anew, for the upload does not have it. Now that it is stored
-    the server takes no lower number any more, so that nothing is missed."""
-    lost: list[Change] = []
-    for role, draft in drafts.items():
-        if role != "targets" and not role.startswith("targets/"):
+def check_served(served: Trusted, files: Mapping[str, bytes]) -> None:
+    """What is served, read anew, has to be what was sent, or what others made of it since.
+
+    Raises:
+        RepositoryError: nobody can read what was published, or it is something else.
+    """
+    now = served.files()
+    for role, file in files.items():
+        there = now.get(role)
+        if there == file:
             continue
-        between = _between(server, role, draft)
-        base = server.find(f"{draft.base}.{role}") if between else None
-        said = metadata.open_file(role, base).signed if base else {}
-        for _, file in sorted(between.items()):
-            theirs = metadata.open_file(role, file).signed
-            lost += _difference(role, said, theirs)
-            said = theirs
+        sent = envelope.parse(file).document.version
+        if there is not None and envelope.parse(there).document.version > sent:
+            continue  # somebody went on from it
+        why = served.problems.get(role, "something else is served")
+        raise RepositoryError(
+            f"{served.gun} {role} {sent} was sent and taken, but {why}", gun=served.gun, role=role
+        )
+
+
+def overtaken(server: NotaryServer, uploads: Iterable[Upload]) -> list[Change]:
+    """What others published under numbers that were skipped, in the moment between the last look
+    and the upload; to be published anew, for the upload does not have it. Once that is stored the
+    server takes no lower number any more, so that nothing is missed. What people have changed
+    again since then stays as they have it; an upload that never arrived overtook nobody."""
+    lost: list[Change] = []
+    for each in uploads:
+        between = _between(server, each.role, each.base, each.version)
+        ours = server.find(f"{each.version}.{each.role}") if between else None
+        if ours is None or hashlib.sha256(ours).hexdigest() != each.sha256:
+            continue
+        base = server.find(f"{each.base}.{each.role}")
+        theirs = _steps(each.role, [base, *(file for _, file in sorted(between.items()))])
+        newest = server.find(each.role)
+        last = envelope.parse(newest).document.version if newest else each.version
+        after = _between(server, each.role, each.version, last + 1)
+        touched = {
+            c.name for c in _steps(each.role, [ours, *(f for _, f in sorted(after.items()))])
+        }
+        lost += [change for change in theirs if change.name not in touched]
     return lost
 
 
-def _between(server: NotaryServer, role: str, draft: Draft) -> dict[int, bytes]:
-    lowest = max(draft.base, draft.version - _MAX_STEP)
-    files = {n: server.find(f"{n}.{role}") for n in range(lowest + 1, draft.version)}
+def _between(server: NotaryServer, role: str, base: int, version: int) -> dict[int, bytes]:
+    """The published versions above ``base`` and below ``version``."""
+    lowest = max(base, version - _MAX_STEP)
+    files = {n: server.find(f"{n}.{role}") for n in range(lowest + 1, version)}
     return {number: file for number, file in files.items() if file is not None}
+
+
+def _steps(role: str, files: Sequence[bytes | None]) -> list[Change]:
+    """The changes from each of these files to the next; None is one that signs nothing."""
+    signed = [metadata.open_file(role, file).signed if file else {} for file in files]
+    return [
+        change for old, new in itertools.pairwise(signed) for change in _difference(role, old, new)
+    ]
 
 
 def _difference(role: str, before: dict[str, Any], after: dict[str, Any]) -> list[Change]:

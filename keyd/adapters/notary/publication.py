@@ -7,14 +7,15 @@ is served, or when somebody else was first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 
-from keyd.adapters.notary import metadata
+from keyd.adapters.notary import metadata, uploads
 from keyd.adapters.notary.cache import Cache
 from keyd.adapters.notary.changes import Change
-from keyd.adapters.notary.conflict import check_between, describe_others, overtaken
+from keyd.adapters.notary.conflict import check_between, check_served, describe_others, overtaken
 from keyd.adapters.notary.drafting import Drafting
 from keyd.adapters.notary.evidence import Evidence
 from keyd.adapters.notary.keyring import KeyRing, raise_unsigned, waiting_for
@@ -22,6 +23,7 @@ from keyd.adapters.notary.metadata import Draft
 from keyd.adapters.notary.pinning import Pinning
 from keyd.adapters.notary.server import NotaryServer
 from keyd.adapters.notary.trusted import Reading, Trusted
+from keyd.adapters.notary.uploads import Upload
 from keyd.content import envelope
 from keyd.content.documents import PublicKeyInfo, RoleKeys, Root, Targets
 from keyd.content.verification import verify_threshold
@@ -69,7 +71,6 @@ class Publication:
     is_snapshot_servers: bool = False
     evidence: Evidence = field(init=False)
     _trusted: Trusted | None = None
-    _overtaken: list[Change] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.evidence = Evidence(self.server)
@@ -101,6 +102,11 @@ class Publication:
             RepositoryError: it is published, and what is served is something else.
         """
         report = Report()
+        self._publish_made(make, report)
+        self._restore(report)
+        return report
+
+    def _publish_made(self, make: Make, report: Report) -> None:
         for attempt in range(self.retries + 1):
             trusted = self.read(is_expired_taken=True)
             drafting = Drafting(self.server, trusted, self.now(), [])
@@ -108,25 +114,30 @@ class Publication:
                 drafts = self._resumed(trusted, make(trusted, drafting))
                 report.notes += drafting.notes
                 self._publish(drafts, report)
-                break
+                return
             except ConflictError as e:
                 told = self._tell_conflict(e, trusted)
                 if attempt == self.retries:
                     raise told from e
                 report.notes.append(f"{told.message}; published on top of it")
-        if self._overtaken:
-            self._restore(report)
-        return report
 
     def _restore(self, report: Report) -> None:
-        """Publish anew what was overtaken by our upload."""
-        theirs, self._overtaken = self._overtaken, []
-        self.retries = max(self.retries, _ATTEMPTS)
-        more = self.publish(lambda _, drafting: drafting.of_changes(theirs))
-        names = ", ".join(sorted({change.name for change in theirs}))
-        report.published |= more.published
-        report.notes.append(f"somebody else published {names} at this moment: it is there as well")
-        report.notes += more.notes
+        """Publish anew what an upload of ours has overtaken, in this run or in one that died; but
+        nothing for a role that nobody delegates to any more."""
+        looked: list[Upload] = []
+        while sent := [u for u in uploads.read(self.cache.read_uploads()) if u not in looked]:
+            looked += sent
+            known, lost = self._trusted, overtaken(self.server, sent)
+            theirs = [c for c in lost if known is not None and known.holders(c.role)]
+            if theirs:
+                self.retries = max(self.retries, _ATTEMPTS)
+                self._publish_made(partial(_of_changes, theirs), report)
+                names = ", ".join(sorted({change.name for change in theirs}))
+                report.notes.append(
+                    f"somebody else had published {names} at the moment of an upload: it is there "
+                    "as well"
+                )
+        self.cache.write_uploads(None)
 
     def _resumed(self, trusted: Trusted | None, drafts: Mapping[str, Draft]) -> dict[str, Draft]:
         """Versions of the same content that are kept from an earlier run go on."""
@@ -174,13 +185,18 @@ class Publication:
         if snapshot is not None:
             files["snapshot"] = snapshot
         check_between(self.server, drafts)
+        skipping = uploads.skipping(drafts)
+        if skipping:
+            known = uploads.read(self.cache.read_uploads())
+            self.cache.write_uploads(uploads.write([*known, *skipping]))
         self.server.publish(files)
         try:
-            self._check_served(files)
+            served = self.read(is_expired_taken=True)
+            assert served is not None
+            check_served(served, files)
         except ServerGoneError as e:
             e.hint = "it took what was sent; when it answers, run the same command again to check"
             raise
-        self._overtaken += overtaken(self.server, drafts)
         report.published |= {r: envelope.parse(f).document.version for r, f in files.items()}
         self.cache.drop_pending()
         report.notes += self.evidence.tell(self.ring.connect())
@@ -317,28 +333,11 @@ class Publication:
         self._sign(draft, drafts)
         return draft.file()
 
-    def _check_served(self, files: Mapping[str, bytes]) -> None:
-        """Read everything anew: the server's snapshot has to name exactly what was sent.
 
-        Raises:
-            RepositoryError: nobody can read what was published, or it is something else.
-        """
-        served = self.read(is_expired_taken=True)
-        assert served is not None
-        now = served.files()
-        for role, file in files.items():
-            if now.get(role) == file:
-                continue
-            sent = envelope.parse(file).document.version
-            there = now.get(role)
-            if there is not None and envelope.parse(there).document.version > sent:
-                continue  # somebody went on from it
-            why = served.problems.get(role, "something else is served")
-            raise RepositoryError(
-                f"{self.server.gun} {role} {sent} was sent and taken, but {why}",
-                gun=self.server.gun,
-                role=role,
-            )
+def _of_changes(
+    theirs: Sequence[Change], _: Trusted | None, drafting: Drafting
+) -> Mapping[str, Draft]:
+    return drafting.of_changes(theirs)
 
 
 def _read(draft: Draft) -> Root | Targets:
