@@ -25,6 +25,12 @@ _VERIFY_STATUS = bytes.fromhex("0020008000")
 _PIN_REFERENCE = 0x80
 _POLICY, _TRIES = 0x02, 0x06
 _DONE, _BLOCKED, _NO_KEY = 0x9000, 0x6983, 0x6A88
+_MORE = 0x61
+"""SW1 of an answer of more than 256 bytes, as the metadata of RSA keys have; the rest is asked for
+(ISO 7816-4, GET RESPONSE)."""
+_GET_RESPONSE = bytes.fromhex("00c0000000")
+_LONGEST_BYTES = 2048
+"""More than any key's metadata: a card that never ends is not listened to."""
 _HELD_S = 0.8
 """So long the card is waited for when somebody else holds it: it can be for a touch."""
 
@@ -205,16 +211,28 @@ def _converse(name: str, commands: Sequence[bytes], leave: int) -> list[tuple[in
         try:
             answers = []
             for command in commands:
-                code, raw = scard.SCardTransmit(card, protocol, list(command))
-                if code != scard.SCARD_S_SUCCESS or len(raw) < 2:
+                if (answer := _exchange(card, protocol, command)) is None:
                     return None
-                answer = bytes(raw)
-                answers.append((int.from_bytes(answer[-2:], "big"), answer[:-2]))
+                answers.append(answer)
             return answers
         finally:
             scard.SCardDisconnect(card, leave)
     finally:
         scard.SCardReleaseContext(context)
+
+
+def _exchange(card: Any, protocol: Any, command: bytes) -> tuple[int, bytes] | None:
+    """Status and data of one command; None when the card does not answer."""
+    data = b""
+    while True:
+        code, raw = scard.SCardTransmit(card, protocol, list(command))
+        if code != scard.SCARD_S_SUCCESS or len(raw) < 2:
+            return None
+        part, status = bytes(raw[:-2]), int.from_bytes(raw[-2:], "big")
+        data += part
+        if status >> 8 != _MORE or not part or len(data) > _LONGEST_BYTES:
+            return status, data
+        command = _GET_RESPONSE
 
 
 def _metadata_of(reference: int) -> bytes:

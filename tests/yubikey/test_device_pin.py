@@ -134,6 +134,23 @@ async def test_a_key_elsewhere_that_wants_the_pin_each_time_gets_it(desk: Desk) 
     assert desk.key.state.touch_requests == 2
 
 
+async def test_the_policies_of_an_rsa_key_are_known_though_the_card_tells_them_in_two_parts(
+    desk: Desk,
+) -> None:
+    public_key = desk.make("RSA2048", pin="ALWAYS", touch="ALWAYS")
+    rsa = {"algorithm": KeyAlgorithm.RSA_2048, "scheme": Scheme.RSA_PSS_SHA256}
+    async with desk.running() as pool:
+        signing = asyncio.create_task(sign(pool, *[job(public_key, **rsa)] * 2))
+        for _ in range(2):
+            await asyncio.to_thread(desk.key.wait_for_blinking)
+            # Told at once: a key of unknown policy is taken to blink after a second of silence.
+            await eventually(lambda: status(pool).touch is not None, 0.5)
+            assert await asyncio.to_thread(desk.key.touch)
+        answers = await signing
+    # Each took the PIN: slot 82 is none that libykcs11 offers it in by itself.
+    assert [type(answer) for answer in answers] == [bytes, bytes], answers
+
+
 async def test_a_pin_changed_by_another_program_is_offered_once_and_then_a_person_is_asked(
     desk: Desk,
 ) -> None:
