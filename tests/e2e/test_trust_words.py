@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,8 +13,7 @@ from keyd.adapters.notary import changes, lookup
 from keyd.adapters.notary.drafting import Drafting
 from keyd.adapters.notary.metadata import Draft
 from keyd.adapters.notary.trusted import Trusted
-from keyd.model import Binding, KeyAlgorithm
-from tests.notary_client import openssl
+from keyd.model import KeyAlgorithm
 from tests.trust_stage import Person, Stage, a_stage
 
 pytestmark = pytest.mark.softhsm
@@ -222,38 +220,6 @@ def test_a_tag_whose_release_expired_is_taken_from_targets_as_docker_takes_it(
 
     assert lookup.tag(trusted, "1").digest == b"\xaa" * 32
     assert "expired" in trusted.problems["targets/releases"]
-
-
-def test_a_certificate_of_ones_own_ca_is_the_root_and_notary_pins_that_ca(
-    stage: Stage, alice: Person, tmp_path: Path
-) -> None:
-    gun, name = stage.gun(), f"root{stage.gun()[-2:]}"
-    with stage.sandbox.admin() as keyd:
-        keyd.create_key(name, KeyAlgorithm.ECDSA_P256, bindings=[Binding(gun, "root")])
-    alice("certificate", name, "--gun", gun, "--csr", "-o", tmp_path / "root.csr")
-    made = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key")
-    openssl(*made, "-subj", "/CN=our CA", "-out", "ca.crt", folder=tmp_path)
-    # No extended key usage: notary takes chains of codeSigning certificates for none at all.
-    (tmp_path / "ext").write_text("basicConstraints=critical,CA:FALSE\n")
-    issue = ("x509", "-req", "-in", "root.csr", "-CA", "ca.crt", "-CAkey", "ca.key")
-    openssl(*issue, "-days", "3650", "-out", "root.crt", "-extfile", "ext", folder=tmp_path)
-    chain = tmp_path / "chain.pem"
-    chain.write_bytes((tmp_path / "root.crt").read_bytes() + (tmp_path / "ca.crt").read_bytes())
-
-    alice("init", gun, "--rootkey", name, "--rootcert", chain)
-    alice("addhash", gun, "v1", "3", "--sha256", "ab" * 32, "-p")
-
-    reader, stranger = stage.sandbox.client(f"pins{name}"), stage.sandbox.client(f"other{name}")
-    for client, ca in ((reader, tmp_path / "ca.crt"), (stranger, stage.sandbox.certificates.ca)):
-        config = json.loads(client.config.read_text())
-        pinning = {"disable_tofu": True, "ca": {gun.rpartition("/")[0]: str(ca)}}
-        client.config.write_text(json.dumps({**config, "trust_pinning": pinning}))
-    assert set(reader.targets(gun)) == {"v1"}
-    stranger.fails("list", gun)
-    ours = alice.run("trust", "-c", str(reader.config), "-d", str(tmp_path / "a"), "list", gun)
-    theirs = alice.run("trust", "-c", str(stranger.config), "-d", str(tmp_path / "b"), "list", gun)
-    assert (ours.returncode, theirs.returncode) == (0, 1)
-    assert b"not the pinned one" in theirs.stderr
 
 
 def test_a_certificate_for_all_below_a_prefix_serves_each_collection_there(

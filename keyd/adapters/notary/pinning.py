@@ -7,22 +7,25 @@ disable_tofu   true: what neither names is not trusted at first sight
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from keyd.adapters.notary import keyobjects
+from keyd.adapters.notary import chains, keyobjects
 from keyd.content.documents import PublicKeyInfo, Root
 from keyd.errors import ConfigError, RepositoryError
 
-_MAX_CHAIN = 10
 _MIN_RSA_BITS = 2048
+_HINTS = {
+    "certs": "somebody else's root is served; where its owner changed it, change the pin",
+    "ca": "somebody else's root is served; or its owner has to have it issued anew: up to the "
+    "pinned CA all are in date, and have no extended key usage or serverAuth among them",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,8 @@ class Pinning:
             return self._chosen(gun, [k for k in fitting if k.keyid in pins], "certs")
         bundle = self._bundle(gun)
         if bundle is not None:
-            return self._chosen(gun, [k for k in fitting if _chains(k, bundle, now)], "ca")
+            led = [k for k in fitting if chains.leads_to(keyobjects.chain_of(k), bundle, now)]
+            return self._chosen(gun, led, "ca")
         return fitting
 
     def check_first_use(self, gun: str) -> None:
@@ -75,7 +79,7 @@ class Pinning:
         if not keys:
             raise RepositoryError(
                 f"the root certificate of {gun} is not the pinned one (trust_pinning.{by})",
-                hint="somebody else's root is served; where its owner changed it, change the pin",
+                hint=_HINTS[by],
                 gun=gun,
             )
         return keys
@@ -119,36 +123,3 @@ def _is_for(gun: str, key: PublicKeyInfo, now: datetime) -> bool:
     short = isinstance(public, rsa.RSAPublicKey) and public.key_size < _MIN_RSA_BITS
     in_date = certificate.not_before <= now < certificate.not_after
     return covers(certificate.common_name, gun) and in_date and not weak and not short
-
-
-def _chains(key: PublicKeyInfo, anchors: Sequence[x509.Certificate], now: datetime) -> bool:
-    """True when the key's certificate leads to an anchor through the CAs that came with it."""
-    leaf, *others = keyobjects.chain_of(key)
-    issuers = [c for c in others if _is_authority(c)]
-    current = leaf
-    for _ in range(_MAX_CHAIN):
-        if any(_issued(current, anchor, now) for anchor in anchors if _is_authority(anchor)):
-            return True
-        step = next((c for c in issuers if c != current and _issued(current, c, now)), None)
-        if step is None:
-            return current in anchors and current is leaf
-        current = step
-    return False
-
-
-def _issued(certificate: x509.Certificate, issuer: x509.Certificate, now: datetime) -> bool:
-    if not issuer.not_valid_before_utc <= now < issuer.not_valid_after_utc:
-        return False
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
-
-
-def _is_authority(certificate: x509.Certificate) -> bool:
-    try:
-        found = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
-    except (x509.ExtensionNotFound, ValueError):
-        return False
-    return found.value.ca

@@ -87,9 +87,18 @@ def test_a_chain_with_a_gap_is_not_trusted(tmp_path: Path) -> None:
         pinned(tmp_path, authority).trusted_keys(GUN, root, NOW)
 
 
+def test_a_ca_out_of_date_issues_nothing_that_is_trusted(tmp_path: Path) -> None:
+    authority, ended = an_authority(), NOW - timedelta(minutes=1)
+    between = issue(by=authority, ca=True, common_name="between", end=ended)
+    root = a_root(a_leaf(between).certificate, between.certificate)
+
+    with pytest.raises(RepositoryError, match="not the pinned one"):
+        pinned(tmp_path, authority).trusted_keys(GUN, root, NOW)
+
+
 def test_a_leaf_cannot_issue_another_leaf(tmp_path: Path) -> None:
     authority = an_authority()
-    stolen = issue(by=authority, common_name="somebody")
+    stolen = issue(by=authority, common_name="somebody", usage=None)
     leaf = a_leaf(stolen)
     root = a_root(leaf.certificate, stolen.certificate)
 
