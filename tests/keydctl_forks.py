@@ -47,21 +47,18 @@ class Fork:
             "folder": str(folder or Path.cwd()),
             "largest_file_bytes": largest_file_bytes,
         }
-        self._out, self._err = os.memfd_create("out"), os.memfd_create("err")
         order = os.memfd_create("request")
         os.write(order, json.dumps(request).encode())
         os.lseek(order, 0, os.SEEK_SET)
         reads, writes = os.pipe()
         os.write(writes, stdin)
         os.close(writes)
-        self._report, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        given = [order, reads, self._out, self._err, theirs.fileno()]
+        self._out, self._err = os.memfd_create("out"), os.memfd_create("err")
         try:
-            _WARM.ask(given)
+            self._report = _WARM.ask([order, reads, self._out, self._err])
         finally:
             os.close(order)
             os.close(reads)
-            theirs.close()
         self._report.settimeout(_TIMEOUT_S)
         pid, (self._pidfd,), _, _ = socket.recv_fds(self._report, 32, 1)
         self.pid = int(pid)
@@ -161,12 +158,15 @@ class _Warm:
         self._lock = Lock()
         self._control: socket.socket | None = None
 
-    def ask(self, descriptors: list[int]) -> None:
-        """Begin a run; what the five are says tests/keydctl_warm.py."""
+    def ask(self, descriptors: list[int]) -> socket.socket:
+        """Begin a run; what the four are says tests/keydctl_warm.py. Where it is reported on."""
         with self._lock:
             if self._control is None:
                 self._control = self._start()
-        socket.send_fds(self._control, [b"run"], descriptors)
+        report, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            socket.send_fds(self._control, [b"run"], [*descriptors, theirs.fileno()])
+        return report
 
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -186,6 +186,8 @@ class _Warm:
             process.wait(_TIMEOUT_S)
 
         atexit.register(end)
+        ours.settimeout(_TIMEOUT_S)
+        assert ours.recv(16) == b"warm", "keydctl cannot be loaded; standard error says why"
         return ours
 
 

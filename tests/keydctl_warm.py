@@ -106,7 +106,9 @@ def main() -> None:
     # A fork of a process with threads may hang.
     assert len(list(Path("/proc/self/task").iterdir())) == 1
     gc.freeze()
-    request = Warm(socket.socket(fileno=int(sys.argv[1]))).serve()
+    control = socket.socket(fileno=int(sys.argv[1]))
+    control.send(b"warm")
+    request = Warm(control).serve()
     if request is not None:
         sys.argv = ["keydctl", *request["words"]]
         keyd.cli.keydctl.main()
