@@ -115,7 +115,8 @@ class CardWatch:
         if self._reader is None:
             return Situation(present, touch, took_s=took_s, serial=serial)
         proven, tries = self._reader.pin_is_proven(), self._reader.pin_tries()
+        left, emptied = tries[0] if tries else None, ""
         if not all(policy.is_there for policy in self.policies([object_id]).values()):
-            # Another program has emptied the slot: no contact lit up for that.
-            touch = "never"
-        return Situation(present, touch, proven, took_s, serial, tries[0] if tries else None)
+            # No contact lit up for that.
+            touch, emptied = "never", f"{ykcs11.slot_of(object_id) or 0:02x}"
+        return Situation(present, touch, proven, took_s, serial, left, emptied)

@@ -43,6 +43,7 @@ class Situation:
     cached, unknown), never where none was wanted this time. ``pin_is_proven``: the card itself
     takes the PIN as given; None where it does not tell. ``took_s``: how long the call took.
     ``serial``: of a YubiKey, else empty. ``tries_left``: PIN tries, None where not known.
+    ``emptied_slot``: where the key was that the card says it does not have any more, else empty.
     """
 
     present: bool = True
@@ -51,6 +52,7 @@ class Situation:
     took_s: float = 0.0
     serial: str = ""
     tries_left: int | None = None
+    emptied_slot: str = ""
 
     @property
     def blinked(self) -> bool:
@@ -176,6 +178,15 @@ def translate(
         facts["serial"] = situation.serial
     if meaning is Meaning.REFUSED and situation.tries_left is not None:
         facts["tries_left"] = situation.tries_left
+    if situation.emptied_slot:
+        return TokenObjectError(
+            f"token {token} has no key in slot {situation.emptied_slot} any more: another program "
+            "deleted it, or reset the YubiKey",
+            hint=f"see what is left: keydctl yubikey list {token}; the key cannot be brought back, "
+            "sign with another one",
+            slot=situation.emptied_slot,
+            **facts,
+        )
     if meaning is Meaning.LOST:
         return DeviceGoneError(
             f"token {token} went away while {doing} ({ckr})",

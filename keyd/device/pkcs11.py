@@ -354,7 +354,8 @@ class TokenSession:
             # A wrong PIN in an operation leaves the session with that operation.
             self._pin = None
             self.forget_session()
-        if isinstance(translated, DeviceGoneError):
+        if isinstance(translated, DeviceGoneError) or situation.emptied_slot:
+            # libykcs11 goes on with what lay there when it connected.
             self.forget_session()
         return translated
 

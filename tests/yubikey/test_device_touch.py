@@ -9,12 +9,19 @@ from pathlib import Path
 import pytest
 
 from keyd.device.pool import DevicePool
-from keyd.errors import DeadlineError, DeviceGoneError, KeydError, TouchRefusedError
+from keyd.errors import (
+    DeadlineError,
+    DeviceGoneError,
+    KeydError,
+    TokenObjectError,
+    TouchRefusedError,
+)
 from keyd.model import KeyAlgorithm, Purpose, SignJob, TokenState, TouchRequest
 from tests.softhsm import SoftHsm
+from tests.yubikey import by_yubikit
 from tests.yubikey.bench import Bench
-from tests.yubikey.desk import OBJECT_ID, SLOT, Desk, check, eventually, is_state, job, sign, status
-from tests.yubikey.model import Model
+from tests.yubikey.desk import SLOT, Desk, check, eventually, is_state, job, sign, status
+from tests.yubikey.model import FACTORY_MANAGEMENT_KEY, FIRMWARE_5_7, Model
 from tests.yubikey.touch import Person
 
 PURPOSE = Purpose("acme/root", "root 7", "ci@acme", "req-1")
@@ -261,4 +268,23 @@ async def test_a_key_that_another_program_erased_is_not_called_untouched(
 
     assert isinstance(answer, KeydError)
     assert not isinstance(answer, DeadlineError | TouchRefusedError)
-    assert OBJECT_ID.hex() in answer.message
+    assert f"no key in slot {SLOT:02x} any more" in answer.message
+
+
+async def test_a_key_that_another_program_deleted_is_told_so_and_the_others_sign_on(
+    desk: Desk, bench: Bench
+) -> None:
+    """It is no pulled YubiKey: nobody is told to wait, or to plug it in."""
+    key = await asyncio.to_thread(bench.add, Model(7654321, FIRMWARE_5_7), 1)
+    doomed, kept = (desk.make(slot=SLOT + n, serial=key.serial) for n in (0, 1))
+    async with desk.running(serial=str(key.serial)) as pool:
+        check(doomed, (await sign(pool, job(doomed)))[0])
+        await asyncio.to_thread(
+            desk.worker.call, by_yubikit.delete, key.serial, FACTORY_MANAGEMENT_KEY, SLOT
+        )
+        (answer,) = await sign(pool, job(doomed, payload=os.urandom(32)))
+        await eventually(is_state(pool, TokenState.READY))
+        check(kept, (await sign(pool, job(kept, b"\x06")))[0])
+    assert isinstance(answer, TokenObjectError)
+    assert f"no key in slot {SLOT:02x} any more" in answer.message
+    assert "keydctl yubikey list yubi" in answer.hint
