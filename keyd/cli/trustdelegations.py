@@ -156,8 +156,11 @@ def _cut_paths(
     return [path for each in known for path in each]
 
 
-def _confirm_vanishing(settings: Settings, trusted: Trusted | None, role: str, yes: bool) -> None:
-    gone = delegations.vanishing(trusted, role) if trusted else []
+def _confirm_vanishing(
+    settings: Settings, trusted: Trusted | None, role: str, yes: bool, *others: str
+) -> None:
+    """``others``: roles that go with it, unasked."""
+    gone = delegations.vanishing(trusted, role, *others) if trusted else []
     if gone:
         output.warn(f"without {role} nobody signs {', '.join(gone)} any more")
     settings.confirm(f"Take {role} away?", role, yes)
@@ -212,7 +215,7 @@ def signer_add(
 @click.argument("name")
 @click.argument("repositories", nargs=-1, required=True, metavar="REPOSITORY...")
 @click.option(
-    "-f", "--force", "--yes", "force", is_flag=True, help="Do not ask about the last signer."
+    "-f", "--force", "-y", "--yes", "force", is_flag=True, help="Do not ask about the last signer."
 )
 @click.pass_obj
 def signer_remove(settings: Settings, name: str, repositories: tuple[str, ...], force: bool) -> int:
@@ -237,7 +240,7 @@ def signer_remove(settings: Settings, name: str, repositories: tuple[str, ...], 
         released = set(delegations.keyids_of(trusted, (), RELEASES).values())
         shared = released & set(names.values())
         if shared and shared == released:
-            _confirm_vanishing(settings, trusted, RELEASES, force)
+            _confirm_vanishing(settings, trusted, RELEASES, force, role)
         cut = [delegations.remove(RELEASES, sorted(shared))] if shared else []
         if shared < released and delegations.left_unsigned(trusted, RELEASES, shared):
             cut += _released_anew(settings, collection, trusted, name, shared, force)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from keyd.adapters.notary import oldkeys
 from keyd.model import KeyAlgorithm
-from tests.notary_client import PASSPHRASE, openssl
+from tests.notary_client import openssl
 from tests.private_keys import private_keys
 from tests.trust_stage import Person, Stage, a_stage
 
@@ -436,65 +434,6 @@ def test_signers_come_and_go(stage: Stage, alice: Person, tmp_path: Path) -> Non
     assert alice("inspect", gun)[0]["Signers"] == []
     alice("signer", "remove", name, gun, "-f", code=1)
     alice("signer", "add", "releases", gun, "--key", name, code=2)
-
-
-# ------------------------------------------------------------------------------ migration
-
-
-def test_key_files_give_way_to_tokens_and_clients_follow(stage: Stage, alice: Person) -> None:
-    gun, other = stage.gun(), stage.gun()
-    owner, reader = stage.sandbox.client("owner"), stage.sandbox.client("reader")
-    owner("init", gun, "-p")
-    owner("add", gun, "v1", owner.file("v1", "one"), "-p")
-    kept = {f.path: f.pem for f in oldkeys.find(owner.folder / "trust") if f.role == "targets"}
-    owner("key", "rotate", gun, "targets")
-    for path, pem in kept.items():
-        path.write_bytes(pem)  # as a backup brings the old key's file back
-    owner("init", other, "-p")
-    assert set(reader.targets(gun)) == {"v1"}
-    trust_dir = owner.folder / "trust"
-    options = ("-d", trust_dir)
-
-    planned = alice("migrate", gun, "--dry-run", *options)
-    wrong = alice("migrate", gun, *options, code=1, NOTARY_ROOT_PASSPHRASE="not this one")["error"]
-    done = alice("migrate", gun, *options, NOTARY_ROOT_PASSPHRASE=PASSPHRASE)
-
-    assert planned["moves"] == ["root", "targets", "snapshot"]
-    assert {k["gun"] for k in planned["keys"]} == {gun}
-    assert len(planned["leftovers"]) == 1
-    assert planned["leftovers"][0] in done["destroy"]
-    assert {k["role"]: k["where"] for k in planned["keys"]} == {
-        "root": "file",
-        "targets": "file",
-        "snapshot": "file",
-        "timestamp": "server",
-    }
-    assert "cannot be decrypted" in wrong["message"]
-    assert PASSPHRASE not in json.dumps(done)
-    assert len(done["destroy"]) == 3
-    assert list(done["keep"].values()) == [[other]]  # the root key of another collection too
-    for file in [*done["destroy"], *done["keep"]]:
-        Path(file).unlink()
-    alice("add", gun, "v2", alice.file("v2", "two"), "-p", *options)
-    assert set(reader.targets(gun)) == set(stage.listed(gun)) == {"v1", "v2"}
-    assert alice("migrate", gun, "--dry-run", *options)["moves"] == []
-
-
-def test_migration_without_the_old_root_key_says_where_to_run_it(
-    stage: Stage, alice: Person
-) -> None:
-    gun = stage.gun()
-    owner = stage.sandbox.client("lost")
-    owner("init", gun, "-p")
-    shutil.rmtree(owner.folder / "trust" / "private")
-
-    error = alice("migrate", gun, "-d", owner.folder / "trust", code=1)["error"]
-
-    assert "cannot sign here" in error["message"]
-    assert "--trust-dir" in error["hint"]
-    made = {key["role"] for key in alice("key", "list", gun)}
-    assert not {"root", "targets"} & made  # no key was made for nothing
-    assert stage.sandbox.version(gun, "root") == 1
 
 
 def test_no_private_key_lies_in_any_file(stage: Stage, alice: Person, gun: str) -> None:

@@ -5,6 +5,7 @@ alice administers and may sign with every key; bob sees every key and may sign w
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from keyd.model import Binding, KeyAlgorithm
 from tests.trust_stage import TRUST_POLICY, Person, Stage, a_stage
+from tests.yubikey.terminal import Terminal
 
 pytestmark = pytest.mark.softhsm
 
@@ -177,3 +179,37 @@ def test_an_image_named_by_its_digest_is_refused(alice: Person, gun: str, comman
 
     assert "by its digest" in error["message"]
     assert "by its tag" in error["hint"]
+
+
+@pytest.mark.parametrize("agreed", ["-f", "-y", "--yes"])
+def test_the_last_signer_goes_only_when_somebody_agrees(
+    stage: Stage, alice: Person, gun: str, agreed: str
+) -> None:
+    alice("sign", f"{gun}:1")
+    alice("signer", "remove", "bob", gun)
+
+    asked = alice.run("trust", "signer", "remove", "alice", gun)
+
+    assert asked.returncode == 2
+    assert b"without targets/releases nobody signs 1 any more" in asked.stderr
+    assert b"--yes" in asked.stderr
+    assert alice("inspect", gun)[0]["SignedTags"][0]["Signers"] == ["alice"]
+    alice("signer", "remove", "alice", gun, agreed)
+    assert alice("inspect", gun)[0]["Signers"] == []
+    assert stage.listed(gun) == {}
+
+
+def test_at_a_terminal_the_last_signer_is_taken_away_by_typing_the_role(
+    stage: Stage, alice: Person, gun: str
+) -> None:
+    alice("sign", f"{gun}:1")
+    alice("signer", "remove", "bob", gun)
+    command = f"{sys.executable} -m keyd.cli.keydctl trust signer remove alice {gun}"
+    env = {**alice.env, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    for typed, code in (("no", 130), ("targets/releases", 0)):
+        with Terminal(command, env, alice.folder) as terminal:
+            terminal.answers(("Type targets/releases to go on", typed))
+            assert terminal.ends() == code, terminal.shown
+        signers = [each["Name"] for each in alice("inspect", gun)[0]["Signers"]]
+        assert signers == ([] if code == 0 else ["alice"])

@@ -166,9 +166,9 @@ def left_unsigned(trusted: Trusted, role: str, gone: Collection[str]) -> bool:
     return not verify_threshold(served.envelope.payload, made, rest, keys).is_met
 
 
-def vanishing(trusted: Trusted, role: str) -> list[str]:
-    """The names that nobody would sign any more without a role and those below it."""
-    gone = {r for r in trusted.targets if r == role or r.startswith(f"{role}/")}
+def vanishing(trusted: Trusted, *roles: str) -> list[str]:
+    """The names that nobody would sign any more without these roles and those below them."""
+    gone = {r for r in trusted.targets if any(f"{r}/".startswith(f"{role}/") for role in roles)}
     kept = {
         name
         for other in trusted.targets.keys() - gone
