@@ -1,4 +1,5 @@
-"""An init that is cut short, at every step of it: repeated, it finishes, and nothing is lost."""
+"""An init that is cut short, at every step of it: repeated, it finishes, and nothing is lost. And a
+change of PIN whose login with the new one is."""
 
 from __future__ import annotations
 
@@ -129,6 +130,56 @@ async def test_a_token_host_that_is_killed_in_the_middle_costs_a_repetition(desk
         await setting.init()
 
         await setting.is_whole()
+
+
+async def test_a_pcscd_that_is_killed_in_the_middle_costs_a_repetition(
+    desk: Desk, bench: Bench
+) -> None:
+    async with desk.running(pin_source="prompt") as pool:
+        setting = Setting(desk.key, pool)
+        for moment in (Moment.VERIFY, Moment.SET_MANAGEMENT_KEY):
+            cut = await setting.stopped(moment)
+            await asyncio.to_thread(bench.kill_pcscd)
+            with pytest.raises(TokenError) as told:
+                await cut
+            assert told.value.hint or told.value.retry_after_s is not None
+            await eventually(is_state(pool, TokenState.ABSENT))
+            assert "journalctl -u pcscd" in pool.tokens()[0].detail
+
+            await asyncio.to_thread(bench.start_pcscd)
+            await eventually(is_state(pool, TokenState.LOCKED))
+            await setting.init()
+
+            await setting.is_whole()
+            desk.key.factory_reset()
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["before-the-login", "after-the-login"])
+async def test_a_key_pulled_in_the_login_after_a_change_of_pin_is_told_with_the_pin_that_counts(
+    desk: Desk, answered: bool
+) -> None:
+    new = Pin("40961738")
+    async with desk.running(pin_source="prompt") as pool:
+        setting = Setting(desk.key, pool)
+        await setting.init()
+        await pool.unlock("yubi", PIN)
+        # The first is the old one, which is proven before anything is changed.
+        desk.key.stop_at(Moment.VERIFY, skip=1, is_after=answered)
+        change = asyncio.ensure_future(setting.yubikeys.change_pin("yubi", PIN, new))
+        await asyncio.to_thread(desk.key.wait_until_stopped)
+        desk.key.remove()
+        with pytest.raises(TokenError) as told:
+            await change
+        await eventually(is_state(pool, TokenState.ABSENT))
+        desk.key.insert()
+        await eventually(is_state(pool, TokenState.LOCKED))
+
+        assert told.value.message.startswith("the PIN is changed, but token yubi is locked: ")
+        assert told.value.hint == "keydctl token unlock yubi, with the new PIN"
+        assert PIN.reveal() not in repr(told.value) and new.reveal() not in repr(told.value)
+        await pool.unlock("yubi", new)
+        assert (await setting.yubikeys.generate("yubi", ORDER)).certificate
+    assert desk.key.state.pin_tries == 3
 
 
 async def test_a_puk_that_somebody_changed_is_left_and_said(desk: Desk, worker: Worker) -> None:
