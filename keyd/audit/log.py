@@ -1,8 +1,8 @@
 """The audit log: model.AuditLog over the rows, with checkpoints and everything that stops signing.
 
 Entries and their effects go to the writer thread (group_commit.py), refusals pass a counter first
-(refusal_writer.py), checkpoints are signed beside it (checkpointer.py). What is known to be lost,
-and whether a person has accepted it, is standing.py's.
+(refusal_writer.py), checkpoints are signed beside it (checkpointer.py). What is lost of it is
+losses.py's.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from keyd.audit.group_commit import (
     Submission,
     alert_draft,
 )
+from keyd.audit.losses import Losses
 from keyd.audit.proofs import Proofs
 from keyd.audit.refusal_writer import RefusalWriter
 from keyd.audit.refusals import Refusals
-from keyd.audit.standing import LOSS, Comparison, Standing, Verdict, compare
-from keyd.errors import AuditUnavailableError, CheckpointBehindError, ClockError, KeydError
+from keyd.audit.standing import Verdict
+from keyd.errors import AuditUnavailableError, ClockError, KeydError
 from keyd.model import (
     AuditRows,
     Caller,
@@ -39,11 +40,6 @@ from keyd.model import (
     Receipt,
     SetFlag,
     TreeHead,
-)
-
-_ACCEPT_HINT = (
-    "find out what was lost (docs/recovery.md), then: keydctl role accept; "
-    "or, while the daemon is stopped: keyd-server checkpoint accept"
 )
 
 
@@ -85,7 +81,6 @@ class Log:
         self._tails: set[asyncio.Future[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._loop = asyncio.get_running_loop()
-        self._standing = Standing(rows)
         self._writer = GroupCommit(
             rows,
             clock,
@@ -97,6 +92,15 @@ class Log:
         self.checkpointer = checkpointer
         self.refusals = Refusals(settings.refusal_interval_s)
         self.proofs = Proofs(rows)
+        self._losses = Losses(
+            rows,
+            clock,
+            checkpointer,
+            self.proofs,
+            head=lambda: self._head,
+            record=self.record,
+            alert=self._alert,
+        )
         self._refusal_writer = RefusalWriter(
             self.refusals,
             rows,
@@ -117,7 +121,7 @@ class Log:
         self._head, newest = await asyncio.to_thread(
             lambda: (self._rows.head(), self._rows.newest_checkpoint())
         )
-        self.checkpointer.set_origins(self._standing.origins(self.checkpointer.origins.base))
+        self._losses.begin()
         self.checkpointer.begin(self._head, newest)
         suspect = suspect_at_start(self._clock.now(), self._head.last_time)
         self._writer.start(self._head)
@@ -197,8 +201,7 @@ class Log:
 
     def check_nothing_lost(self) -> None:
         """See model.AuditLog."""
-        if loss := self.loss:
-            raise CheckpointBehindError(loss, hint=_ACCEPT_HINT)
+        self._losses.check()
 
     # -- state for the other rooms
 
@@ -215,13 +218,13 @@ class Log:
     @property
     def loss(self) -> str:
         """Why bound keys do not sign: entries are, or may be, gone. Empty when all is well."""
-        return self._standing.why
+        return self._losses.why
 
     def describe_loss(self) -> Mapping[str, str]:
         """What a person would accept, for consent to be bound to: ``loss`` in words, ``lost_from``
         and ``lost_to`` (entries, or ``unknown``), the ``origin`` that would end, and where the
         database was restored the SHA-256 of that note. Empty when nothing is lost."""
-        return self._standing.describe(self.checkpointer.origins.base, self._head)
+        return self._losses.describe()
 
     @property
     def clock_suspect(self) -> str | None:
@@ -278,22 +281,14 @@ class Log:
 
         A file that is not this log's is a loss too: the database was replaced, or the file was.
         """
-        note = await asyncio.to_thread(self.checkpointer.read_file)
-        if note is not None and self.checkpointer.keys:
-            await self._note_checkpoint(
-                note, "the checkpoint file outside the state folder", foreign_is_loss=True
-            )
-        self._pause_checkpoints()
+        await self._losses.check_outside()
 
     async def note_client_checkpoint(self, note: str) -> Verdict:
         """Compare the log with a checkpoint that a client kept and sends back.
 
         One that covers entries we lack stops signing with bound keys, durably.
         """
-        newest = self.checkpointer.newest
-        if newest is not None and note == newest.note:
-            return Verdict.SAME if newest.size == self.size else Verdict.AHEAD
-        return await self._note_checkpoint(note, "a checkpoint that a client kept")
+        return await self._losses.note_client_checkpoint(note)
 
     async def accept_checkpoint(
         self, caller: Caller, said: str = "", effects: Sequence[Effect] = ()
@@ -303,26 +298,7 @@ class Log:
 
         ``effects``: what else belongs into the same transaction.
         """
-        if not self.loss:
-            return None
-        base = self.checkpointer.origins.base
-        accepted = self._standing.acceptance(base, self._head, self._clock.now())
-        receipt = await self.record(
-            EntryDraft(
-                "checkpoint-accept",
-                Outcome.ALLOWED,
-                caller,
-                said=said,
-                message=accepted.loss,
-                alert=True,
-                details=accepted.details,
-            ),
-            [*accepted.flags, *effects],
-        )
-        # Until here no checkpoint was signed (paused), so none covers this entry by an old name.
-        self.checkpointer.set_origins(accepted.origins)
-        self._pause_checkpoints()
-        return receipt
+        return await self._losses.accept(caller, said, effects)
 
     async def accept_clock(self, caller: Caller, said: str = "") -> Receipt:
         """A person has checked the clock: it counts again, wherever it points."""
@@ -340,27 +316,6 @@ class Log:
         )
 
     # -- inside
-
-    async def _note_checkpoint(
-        self, note: str, whose: str, *, foreign_is_loss: bool = False
-    ) -> Verdict:
-        found = await asyncio.to_thread(self._compare, note)
-        loss = self._standing.new_loss(
-            found, note, whose, self.size, foreign_is_loss=foreign_is_loss
-        )
-        if loss is not None:
-            await self._alert("checkpoint-alert", loss.why, SetFlag(LOSS, loss.write()))
-            self._pause_checkpoints()
-        return found.verdict
-
-    def _compare(self, note: str) -> Comparison:
-        keys, origins = self.checkpointer.keys, self.checkpointer.origins
-        return compare(note, origins, keys, self.proofs, self._rows.head().size)
-
-    def _pause_checkpoints(self) -> None:
-        """Never sign a tree that contradicts one we signed, before a person knows of it."""
-        self.checkpointer.paused = self.loss
-        self.checkpointer.grown(self._head)
 
     async def _alert(self, action: str, message: str, effect: Effect) -> None:
         # When even this cannot be written the log is broken, which stops more than the alert.
