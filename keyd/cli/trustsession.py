@@ -23,7 +23,7 @@ from keyd.adapters.notary.names import Image
 from keyd.adapters.notary.publication import Report
 from keyd.adapters.notary.registry import Manifest
 from keyd.adapters.notary.server import NotaryServer
-from keyd.adapters.notary.web import Web, is_loopback
+from keyd.adapters.notary.web import Web, check_url, is_loopback
 from keyd.cli import output
 from keyd.cli.exits import Exit
 from keyd.cli.settings import Command, Group, Settings
@@ -79,7 +79,7 @@ class Session:
         url = self.trust.server_of(gun)
         how = credentials.how_to_log_in(gun.partition("/")[0])
         advice = f"{how}, or set {LOGIN_VARIABLE} to base64 of USER:PASSWORD"
-        web = Web(url, self.trust.tls_for(url), functools.partial(self._login, gun, url), advice)
+        web = self._web(url, functools.partial(self._login, gun, url), advice)
         ring = KeyRing(gun, self.client, self.token, self.reason)
         cache = Cache(trust_dir or self.trust.trust_dir, gun)
         return Collection(NotaryServer(web, gun), cache, ring, self.trust.pinning, now)
@@ -93,13 +93,17 @@ class Session:
         found = (credentials.find_login(self.trust.docker_dir, host) for host in hosts)
         return next((login for login in found if login is not None), None)
 
+    def _web(self, url: str, login: Callable[[], Login | None], advice: str) -> Web:
+        check_url(url)
+        return Web(url, self.trust.tls_for(url), login, advice)
+
     def manifest(self, image: Image) -> Manifest:
         """What the registry holds under a tag."""
         url = registry.url_of(image.host)
         login = functools.partial(credentials.find_login, self.trust.docker_dir, image.host)
         advice = credentials.how_to_log_in(image.host)
         try:
-            return registry.find_manifest(Web(url, self.trust.tls_for(url), login, advice), image)
+            return registry.find_manifest(self._web(url, login, advice), image)
         except ServerGoneError as e:
             # docker takes plain http from a registry on this very machine. One that speaks TLS
             # does not get it: the way out is its CA.

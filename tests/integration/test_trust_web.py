@@ -6,11 +6,14 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from email.message import Message
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from keyd.adapters.notary import answers
 from keyd.adapters.notary.credentials import Login
+from keyd.adapters.notary.server import NotaryServer
 from keyd.adapters.notary.settings import TlsFiles
 from keyd.adapters.notary.web import Web
 from keyd.errors import ConfigError, PolicyDeniedError, RepositoryError, ServerGoneError
@@ -20,14 +23,17 @@ LOGIN = Login("alice", "secret")
 
 class Server:
     """Wants a token of its own realm. ``challenge``: what it answers to those without one;
-    ``believed``: a token that it wants in place of the one it gives."""
+    ``believed``: a token that it wants in place of the one it gives; ``token_answer``: what it
+    sends in place of that; ``missing_bytes``: how many it promises of an answer and keeps."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, str]] = []
         self.token = "t0"
         self.token_status = 200
+        self.token_answer = b""
+        self.missing_bytes = 0
         self.believed = ""
-        self.answer = b"{}"
+        self.status, self.answer = 200, b"{}"
         server = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -42,7 +48,9 @@ class Server:
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://localhost:{self._server.server_address[1]}"
         self.challenge = f'Bearer realm="{self.url}/token",service="notary-server"'
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.01,), daemon=True
+        )
         self._thread.start()
 
     def serve(self, request: http.server.BaseHTTPRequestHandler) -> None:
@@ -51,11 +59,11 @@ class Server:
         body = request.rfile.read(size).decode()
         authorization = request.headers.get("Authorization", "")
         self.asked.append((request.path, authorization, body))
-        status, answer = 200, self.answer
+        status, answer = self.status, self.answer
         if request.path.startswith("/token"):
             allowed = authorization == LOGIN.basic or "refresh_token=refresh" in body
             status = self.token_status if allowed else 401
-            answer = json.dumps({"token": self.token}).encode()
+            answer = self.token_answer or json.dumps({"token": self.token}).encode()
         elif request.path.startswith("/elsewhere"):
             status = 307
         elif authorization not in (f"Bearer {self.believed or self.token}", LOGIN.basic):
@@ -65,6 +73,8 @@ class Server:
             request.send_header("Www-Authenticate", self.challenge)
         if status == 307:
             request.send_header("Location", "http://127.0.0.1:1/stolen")
+        if self.missing_bytes:
+            request.send_header("Content-Length", str(len(answer) + self.missing_bytes))
         request.end_headers()
         request.wfile.write(answer)
 
@@ -164,9 +174,86 @@ def test_a_login_is_not_sent_to_a_realm_without_tls(server: Server) -> None:
         web(server).ask("GET", "/v2/")
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"token":"a\\r\\nHost: elsewhere"}',
+        '{"token":"\u20ac"}'.encode(),
+        b'{"token":null,"access_token":null}',
+        b'{"token":{"a":1}}',
+        b"[" * 100_000,
+        b"[]",
+        b"nothing",
+    ],
+    ids=["line", "letter", "none", "object", "deep", "list", "text"],
+)
+def test_what_is_no_token_is_not_sent(server: Server, answer: bytes) -> None:
+    server.token_answer = answer
+
+    with pytest.raises(RepositoryError, match="token"):
+        web(server).ask("GET", "/v2/", scope="s")
+
+    assert len(server.asked) == 2
+
+
+def test_a_realm_that_is_no_url_is_refused(server: Server) -> None:
+    server.challenge = 'Bearer realm="https://[::1/token"'
+
+    with pytest.raises(RepositoryError, match="names no place that gives tokens"):
+        web(server).ask("GET", "/v2/")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://[::1",
+        "https://localhost:99999",
+        "https://localhost:port",
+        "https://local host",
+        "https://localhost\n",
+        "ftp://localhost",
+        "https://",
+    ],
+)
+def test_what_is_no_url_is_said_before_anybody_is_asked(url: str) -> None:
+    with pytest.raises(ConfigError, match="is no URL of a server"):
+        Web(url, TlsFiles())
+
+
 def test_redirects_are_not_followed(server: Server) -> None:
-    assert web(server).ask("GET", "/elsewhere").status == 307
+    with pytest.raises(RepositoryError, match=r"leads to http://127\.0\.0\.1:1/stolen") as error:
+        web(server).ask("GET", "/elsewhere")
+
+    assert "own address" in error.value.hint
     assert len(server.asked) == 1
+
+
+def test_half_an_answer_is_none(server: Server) -> None:
+    """A manifest that was cut off would be signed by the digest of its beginning."""
+    server.challenge, server.missing_bytes = 'Basic realm="x"', 1
+
+    with pytest.raises(ServerGoneError, match="does not answer"):
+        web(server).ask("GET", "/v2/")
+
+
+def test_an_answer_that_takes_too_long_is_given_up() -> None:
+    class Dripping:
+        def read1(self, n: int, /) -> bytes:
+            """One byte, and another one, for ever."""
+            return b" "
+
+    with pytest.raises(TimeoutError, match="not there after"):
+        answers.read(200, Message(), Dripping(), max_s=0.01)
+
+
+def test_an_error_that_is_nested_without_end_is_shown_as_text(server: Server) -> None:
+    server.challenge = 'Basic realm="x"'
+    server.status, server.answer = 400, b'{"errors":' + b"[" * 100_000
+
+    with pytest.raises(RepositoryError, match="refused it") as error:
+        NotaryServer(web(server), "localhost/app").find("root")
+
+    assert len(error.value.message) < 400
 
 
 def test_an_endless_answer_is_cut(server: Server) -> None:

@@ -10,8 +10,9 @@ from typing import NoReturn
 from urllib.parse import quote
 
 from keyd.adapters.notary import keyobjects
+from keyd.adapters.notary.answers import Answer
 from keyd.adapters.notary.keyobjects import KeyObject
-from keyd.adapters.notary.web import Answer, Web
+from keyd.adapters.notary.web import Web
 from keyd.content import canonical
 from keyd.errors import ConflictError, RepositoryError, ServerGoneError
 
@@ -161,7 +162,7 @@ def _error(answer: Answer) -> tuple[str, str]:
         first = json.loads(answer.body)["errors"][0]
         code, message = str(first.get("code", "")), str(first.get("message", ""))
         detail = first.get("detail")
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return "", answer.body[:200].decode(errors="replace").strip()
     told = json.dumps(detail, ensure_ascii=False)[:600] if detail else ""
     return code, f"{message} {told}".strip()

@@ -13,34 +13,26 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from email.message import Message
 from http.client import HTTPException, HTTPMessage
 from typing import IO, NoReturn
 from urllib.parse import urlencode, urljoin, urlsplit
 
+from keyd.adapters.notary import answers
+from keyd.adapters.notary.answers import Answer
 from keyd.adapters.notary.credentials import Login
 from keyd.adapters.notary.settings import TlsFiles
 from keyd.errors import ConfigError, PolicyDeniedError, RepositoryError, ServerGoneError
 
-MAX_ANSWER_BYTES = 16 * 1024 * 1024
 TIMEOUT_S = 60.0
+"""How long a host may say nothing."""
 
+_TOKEN = re.compile(r"[!-~]+")
 _CHALLENGE = re.compile(r'([a-zA-Z]+)="([^"]*)"')
 _CLIENT = "keydctl"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a server answered. ``headers``: names in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes = field(repr=False)
-
-
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Redirects are followed by hand, where it is safe."""
+    """Redirects are not followed: who is asked was named by a person, and has logins."""
 
     def redirect_request(
         self,
@@ -115,6 +107,14 @@ class Web:
         if known:
             given["Authorization"] = known
         answer = self._send(method, url, body, given, timeout_s)
+        if 300 <= answer.status < 400:
+            raise RepositoryError(
+                f"{urlsplit(url).netloc} answered {answer.status}: it leads to "
+                f"{answer.headers.get('location', 'another place')[:200]}, and nothing is followed "
+                "there",
+                hint="give the server's own address: -s URL, or its host in the image's name",
+                server=urlsplit(url).netloc,
+            )
         if answer.status != 401:
             return answer
         login = self._login()
@@ -144,10 +144,10 @@ class Web:
         try:
             try:
                 with self._opener.open(request, timeout=timeout_s) as response:
-                    return _answer(response.status, response.headers, response)
+                    return answers.read(response.status, response.headers, response)
             except urllib.error.HTTPError as e:
                 with e:
-                    return _answer(e.code, e.headers, e)
+                    return answers.read(e.code, e.headers, e)
         except urllib.error.URLError as e:
             raise _gone(host, e.reason) from e
         except (OSError, HTTPException) as e:
@@ -160,7 +160,10 @@ class Web:
         if kind.lower() != "bearer":
             return ""
         facts = dict(_CHALLENGE.findall(rest))
-        realm = urljoin(self.base_url, facts.get("realm", ""))
+        try:
+            realm = urljoin(self.base_url, facts.get("realm", ""))
+        except ValueError as e:
+            raise RepositoryError(f"{self.base_url} names no place that gives tokens: {e}") from e
         check_url(realm)
         wanted = facts.get("scope") or scope
         query = {"service": facts.get("service", ""), "scope": wanted}
@@ -193,9 +196,12 @@ class Web:
             )
         try:
             found = json.loads(answer.body)
-            return f"Bearer {found.get('token') or found['access_token']}"
-        except (ValueError, KeyError, AttributeError) as e:
+            token = found.get("token") or found["access_token"]
+        except (ValueError, KeyError, AttributeError, RecursionError) as e:
             raise RepositoryError(f"{realm} answered with something that is no token") from e
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+            raise RepositoryError(f"{realm} answered with a token that fits into no header")
+        return f"Bearer {token}"
 
     def _explain(
         self, url: str, authorization: str, challenge: str, scope: str, login: Login | None
@@ -248,8 +254,12 @@ def check_url(url: str) -> None:
     Raises:
         ConfigError: with what to write instead.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets without an address, a port that is none
+        is_url = False
+    if not is_url or not url.isprintable() or " " in url:
         raise ConfigError(f"{url!r} is no URL of a server", hint="write https://HOST:PORT")
     if parts.username or parts.password:
         raise ConfigError("a URL holds no login", hint="use docker login")
@@ -267,13 +277,6 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
-
-
-def _answer(status: int, headers: Message, body: IO[bytes]) -> Answer:
-    content = body.read(MAX_ANSWER_BYTES + 1)
-    if len(content) > MAX_ANSWER_BYTES:
-        raise RepositoryError(f"the server answered with more than {MAX_ANSWER_BYTES} bytes")
-    return Answer(status, {k.lower(): v for k, v in headers.items()}, content)
 
 
 def _context(tls: TlsFiles) -> ssl.SSLContext:
