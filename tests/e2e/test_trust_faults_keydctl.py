@@ -31,7 +31,8 @@ from pathlib import Path
 
 import pytest
 
-from keyd.model import KeyAlgorithm
+from keyd.gunnames import is_made_for_server
+from keyd.model import Binding, KeyAlgorithm
 from tests.keydctl_forks import Fork
 from tests.trust_gate import Gate, Moment
 from tests.trust_ledger import Ledger
@@ -154,9 +155,16 @@ def test_the_beginning_of_a_collection_goes_on_wherever_it_was_killed(
     assert "exists on the server already" in alice("init", gun, code=1)["error"]["message"]
 
 
+def made_for(stage: Stage, gun: str, role: str, *, by_server: bool) -> int:
+    """How many key pairs were made for a role of a collection, by people or for its server."""
+    with stage.sandbox.admin() as keyd:
+        keys = [key for key in keyd.list_keys() if Binding(gun, role) in key.bindings]
+    return sum(len(k.versions) for k in keys if is_made_for_server(k) is by_server)
+
+
 @pytest.mark.parametrize(
     "words",
-    [("root",), ("snapshot", "-r"), ("snapshot",)],
+    [("root",), ("targets",), ("snapshot", "-r"), ("snapshot",), ("timestamp", "-r")],
     ids="-".join,
 )
 def test_a_rotation_goes_on_wherever_it_was_killed_and_rotates_once(
@@ -172,6 +180,10 @@ def test_a_rotation_goes_on_wherever_it_was_killed_and_rotates_once(
     assert deaths.at("POST ") >= UPLOAD - {"after"}
     assert stage.sandbox.version(gun, "root") == 2
     Ledger(stage, gun).check("v1")
+    by_server = words[-1] == "-r"
+    is_first = words == ("snapshot",)  # of the publishers: the server's was the one before
+    made = made_for(stage, gun, words[0], by_server=by_server)
+    assert made == (1 if is_first else 2), "a key was left that nothing uses"
     alice("add", gun, "v2", alice.folder / "v1", "-p")
     Ledger(stage, gun).check("v1", "v2")
     assert set(reader.targets(gun)) == {"v1", "v2"}
@@ -257,7 +269,9 @@ def test_a_migration_goes_on_wherever_it_was_killed(
 
     told = deaths.until_done(alice, "migrate", gun, "--trust-dir", folder)
 
-    assert "destroy, with all its copies" in told
+    assert {line.rpartition(": ")[2] for line in told.splitlines() if "destroy, with" in line} == {
+        str(file) for file in (folder / "private").rglob("*.key")
+    }
     assert deaths.at("CreateKey") == deaths.at("Sign") == BOTH
     assert stage.sandbox.version(gun, "root") == 2
     ledger = Ledger(stage, gun, older=stage.sandbox.version(gun, "snapshot"))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from keyd.adapters.notary import delegations
+from keyd.adapters.notary.changes import Change
 from keyd.client import EntryFilter
 from keyd.errors import ApprovalNeededError, ConflictError, RepositoryError, ServerGoneError
 from tests.trust_servers import Interrupted, add, begun, die, once
@@ -184,9 +185,10 @@ def test_what_was_staged_for_a_new_collection_is_not_for_one_of_somebody_else(
 ) -> None:
     gun = stage.gun()
     with stage.collection(gun, trust_dir=tmp_path) as mine:
-        mine.init(mine.ring.ensure("root"))
+        key = mine.ring.ensure("root")
+        mine.init(key)
         with stage.collection(gun) as other:
-            other.init(other.ring.create("root"))
+            other.init(other.ring.create("root", {key.version.public_key}))
             other.publish()
         add(mine, "mine")
 
@@ -221,6 +223,66 @@ def test_what_was_published_under_a_skipped_number_in_that_very_moment_is_not_lo
     assert any("slow" in note and "as well" in note for note in report.notes)
     assert set(stage.listed(gun)) == {"slow", "mine"}
     assert [(each.role.name, each.role.paths) for each in found] == [("targets/dev", ("dev/",))]
+
+
+def overtakes_and_dies(stage: Stage, gun: str, mine: Path) -> None:
+    """An upload that overtakes "slow" and "gone" of somebody else, by a run that dies before it has
+    looked."""
+    dead = Interrupted(stage.server(gun), before=once(die))
+    with stage.collection(gun, server=dead) as slow:
+        add(slow, "slow", "gone")
+        with pytest.raises(ServerGoneError):
+            slow.publish()
+        racing = Interrupted(stage.server(gun), before=once(slow.publish), after=once(die))
+        with stage.collection(gun, trust_dir=mine, server=racing) as dying:
+            add(dying, "mine")
+            with pytest.raises(ServerGoneError):
+                dying.publish()
+    assert set(stage.listed(gun)) == {"mine"}
+
+
+def test_the_next_command_puts_back_what_a_run_overtook_that_died_after_its_upload(
+    stage: Stage, tmp_path: Path
+) -> None:
+    gun = begun(stage)
+    overtakes_and_dies(stage, gun, tmp_path)
+
+    with stage.collection(gun, trust_dir=tmp_path) as again:
+        add(again, "more")
+        report = again.publish()
+        after = again.publish()
+
+    assert any("gone, slow" in note and "as well" in note for note in report.notes)
+    assert set(stage.listed(gun)) == {"mine", "slow", "gone", "more"}
+    assert (after.published, after.notes) == ({}, [])
+
+
+def test_what_people_took_back_since_an_upload_overtook_it_stays_away(
+    stage: Stage, tmp_path: Path
+) -> None:
+    gun = begun(stage)
+    overtakes_and_dies(stage, gun, tmp_path)
+    with stage.collection(gun) as owner:
+        add(owner, "gone")
+        owner.publish()
+        owner.stage(Change("remove", "targets", "gone"))
+        owner.publish()
+
+    with stage.collection(gun, trust_dir=tmp_path) as again:
+        again.publish()
+
+    assert set(stage.listed(gun)) == {"mine", "slow"}
+
+
+def test_a_reset_drops_the_look_at_what_an_upload_overtook(stage: Stage, tmp_path: Path) -> None:
+    gun = begun(stage)
+    overtakes_and_dies(stage, gun, tmp_path)
+
+    with stage.collection(gun, trust_dir=tmp_path) as again:
+        again.unstage()
+        assert again.publish().published == {}
+
+    assert set(stage.listed(gun)) == {"mine"}
 
 
 # ------------------------------------------------------------------------------ policy

@@ -188,14 +188,21 @@ class KeyRing:
             return self._make(gunnames.key_name(self.gun, role), role)
         return self.bound(key, role)
 
-    def create(self, role: str) -> Held:
-        """A new key of a role, under the first name that is free."""
+    def create(self, role: str, used: Collection[bytes]) -> Held:
+        """A new key of a role, under the first name that is free; or one of the publishers' that
+        was never used, as a run that died has left it. ``used``: DER SubjectPublicKeyInfo."""
+        client, waiting = self.connect(), None
         for number in range(1, _MAX_KEYS_OF_A_ROLE):
             name = gunnames.key_name(self.gun, role, number)
             try:
-                self.connect().get_key(name)
+                key = client.get_key(name)
             except (KeyNotFoundError, PolicyDeniedError):
-                return self._make(name, role)
+                return self.bound(waiting, role) if waiting else self._make(name, role)
+            version = key.active
+            if gunnames.is_made_for_server(key) or version is None:
+                continue
+            if version.state is VersionState.ENABLED and version.public_key not in used:
+                waiting = key
         raise RepositoryError(f"{self.gun} {role}: no name for another key is free", role=role)
 
     def _make(self, name: str, role: str) -> Held:

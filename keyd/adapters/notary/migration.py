@@ -17,7 +17,10 @@ from keyd.adapters.notary.oldkeys import KeyFile, PrivateKey
 from keyd.adapters.notary.oldplaces import OldKey, Search, how_to_adopt
 from keyd.adapters.notary.pinning import Pinning
 from keyd.adapters.notary.publication import Report
+from keyd.adapters.notary.served import read
 from keyd.adapters.notary.trusted import Reading, Trusted
+from keyd.content.documents import RoleKeys, Root
+from keyd.content.verification import verify_threshold
 from keyd.errors import RepositoryError, RoleNotFoundError
 from keyd.model import Key, Origin
 
@@ -77,12 +80,37 @@ def plan(collection: Collection, trust_dir: Path, *, keep_root: bool) -> Plan:
     ):
         moves.append("snapshot")
     used = {key.key_id for key in keys}
+    former = _signed_away(collection, trusted)
     leftovers = [
         f
         for f in files.values()
-        if f.gun == collection.gun and f.role in _OWN_ROLES and f.key_id not in used
+        if f.key_id not in used
+        and (f.key_id in former or (f.gun == collection.gun and f.role in _OWN_ROLES))
     ]
     return Plan(collection.gun, keys, moves, leftovers, trusted)
+
+
+def _signed_away(collection: Collection, trusted: Trusted) -> set[str]:
+    """Ids of the root keys before the one that is served, which have signed it: what an earlier run
+    moved off. Their own signatures say so, as no list of an untrusted server could."""
+    root = trusted.root
+    file = collection.server.find(f"{root.version - 1}.root") if root.version > 1 else None
+    before = read("root", file, Root).envelope.document if file else None
+    if not isinstance(before, Root):
+        return set()
+    now = trusted.root_document.roles["root"].keyids
+    gone = [before.keys[k] for k in before.roles["root"].keyids if k in before.keys]
+    return {
+        key.canonical_id
+        for key in gone
+        if key.keyid not in now
+        and verify_threshold(
+            root.envelope.payload,
+            root.envelope.signatures,
+            RoleKeys(keyids=(key.keyid,), threshold=1),
+            {key.keyid: key},
+        ).is_met
+    }
 
 
 def _stays(

@@ -140,11 +140,27 @@ def _next_key(
         found = ring.find(pending.spki) if pending else None
         if found is not None:
             return found, False
-        return (ring.create(role) if role == "snapshot" else ring.ensure(role)), False
+        if role == "snapshot":
+            return ring.create(role, _ever_named(collection, role)), False
+        return ring.ensure(role), False
     held = mine[0]
     if held.version.number > held.key.active_version:
         return held, True
     return ring.successor(held.key, used), False
+
+
+def _ever_named(collection: Collection, role: str) -> set[bytes]:
+    """The public keys that the roots so far gave a role."""
+    last = envelope.parse(collection.cache.read()["root"]).document.version
+    files = (collection.server.find(f"{number}.root") for number in range(1, last + 1))
+    roots = (envelope.parse(file).document for file in files if file is not None)
+    return {
+        key.spki
+        for root in roots
+        if isinstance(root, Root)
+        for keyid, key in root.keys.items()
+        if keyid in root.roles[role].keyids
+    }
 
 
 def object_of(collection: Collection, role: str, held: Held) -> KeyObject:
