@@ -1,5 +1,5 @@
-"""What readers of a collection believe, and what not: servers that lie or move on, what expired, and
-pinned roots. The engine in this process, against the real notary-server and a real keyd."""
+"""What readers of a collection believe, and what not: servers that lie or move on, expired metadata
+and pinned roots. The engine in this process, against the real notary-server and a real keyd."""
 
 from __future__ import annotations
 
