@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
+from tests import keydctl_forks
 from tests.e2e.daemon_process import DaemonProcess
 
 pytestmark = pytest.mark.softhsm
@@ -52,12 +53,15 @@ class Release:
     folder: Path
     daemon: DaemonProcess
 
-    def start(self, who: str, *args: object) -> subprocess.Popen[str]:
+    def env(self, who: str) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("KEYD_", "XDG_"))}
         socket = self.daemon.folder / "run" / f"{who}.sock"
+        return clean | {"HOME": str(self.folder / "home"), "KEYD_ENDPOINT": f"unix:{socket}"}
+
+    def start(self, who: str, *args: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "keyd.cli.keydctl", *(str(a) for a in args)],
-            env=clean | {"HOME": str(self.folder / "home"), "KEYD_ENDPOINT": f"unix:{socket}"},
+            env=self.env(who),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -65,14 +69,9 @@ class Release:
         )
 
     def run(self, who: str, *args: object) -> tuple[int, str, str]:
-        process = self.start(who, *args)
-        try:
-            out, err = process.communicate(timeout=60)
-        finally:
-            process.kill()
-            process.wait(10)
-        assert "Traceback" not in err
-        return process.returncode, out, err
+        done = keydctl_forks.run_text([str(arg) for arg in args], self.env(who))
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stdout, done.stderr
 
     def json(self, who: str, *args: object) -> Any:
         code, out, err = self.run(who, *args, "--json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from tempfile import mkdtemp
 
 from keyd.cli.server_dev import make_folder
 from keyd.pki import Authority, new_request
+from tests import keydctl_forks
 from tests.e2e.daemon_process import DaemonProcess
 from tests.e2e.keydctl_process import Keydctl
 from tests.yubikey.bench import Bench, EmulatedKey
@@ -152,13 +152,5 @@ def _set_up(counter: Counter) -> None:
 
 
 def _typed(ctl: Keydctl, secrets: str, *words: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "keyd.cli.keydctl", *words],
-        env=ctl.env,
-        input=secrets,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = keydctl_forks.run_text(words, ctl.env, stdin=secrets)
     assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
