@@ -31,6 +31,7 @@ from keyd.model import (
     Origin,
     Registry,
     SetActive,
+    Slot,
     TokenObject,
     VersionState,
 )
@@ -66,6 +67,15 @@ class Adoption:
             TokenObjectError: none, or several.
         """
         matches = [o for o in await self._device.objects(token) if o.object_id == object_id]
+        is_yubikey = any(t.is_yubikey for t in self._device.tokens() if t.name == token)
+        slot = Slot.of_object(object_id) if is_yubikey else None
+        if not matches and slot is not None:
+            raise TokenObjectError(
+                f"slot {slot} of token {token} holds no key that its module shows",
+                hint=f"see what lies there with: keydctl yubikey list {token}",
+                token=token,
+                slot=slot,
+            )
         if len(matches) != 1:
             how_many = "no key pair has" if not matches else f"{len(matches)} key pairs have"
             raise TokenObjectError(

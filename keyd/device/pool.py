@@ -100,6 +100,9 @@ class DevicePool:
     async def objects(self, token: str, object_id: bytes = b"") -> list[TokenObject]:
         """See model.Device."""
         keeper = self.keeper(token)
+        if not object_id and keeper.config.is_yubikey and keeper.status().hosts:
+            # libykcs11 tells what lay there when it connected, not what ykman put there since.
+            await keeper.refresh()
         reply = await keeper.ask(pb.Request(objects=pb.Objects(object_id=object_id)))
         serial = keeper.status().serial
         return [_token_object(key, serial) for key in reply.object_list.keys]

@@ -119,3 +119,25 @@ def test_a_slot_whose_key_is_gone_is_not_used_again_before_somebody_gave_that_ke
         (looked,) = site.do("yubikey", "list", "yubi")
         assert looked["slots"] == [], "nothing was made for it"
         create(site, "acme/new", "yubi", "83")
+
+
+def test_a_key_that_ykman_makes_while_keyd_is_logged_in_is_adopted_at_once(
+    bench: Bench, key: EmulatedKey, worker: Worker, ykcs11: Path
+) -> None:
+    """libykcs11 remembers what lay in the slots when it connected."""
+    with a_site(bench, ykcs11, key) as site:
+        with site.client() as keyd:
+            keyd.init_yubikey("yubi", Pin(PIN), Pin(PUK), factory=True)
+            keyd.unlock("yubi", Pin(PIN))
+        create(site, "acme/ci", "yubi", "9a")
+        worker.call(by_ykman.generate, key.serial, PIN, 0x95)
+
+        shown = site.do("token", "objects", "yubi")
+        adopted = site.do("key", "adopt", "acme/by-ykman", "--token", "yubi", "--slot", "95")
+        empty = site.do("key", "adopt", "acme/none", "--token", "yubi", "--slot", "94", code=1)
+
+        assert [found["object_id"] for found in shown] == ["01", "18"]
+        assert adopted["keys"][0]["versions"][0]["origin"] == "attested"
+        assert "slot 94 of token yubi holds no key" in empty["error"]["message"]
+        assert "keydctl yubikey list yubi" in empty["error"]["hint"]
+        assert (site.state(), key.state.pin_tries) == ("READY", 3)
