@@ -31,6 +31,7 @@ from keyd.gate import Gate
 from keyd.judging import Judging
 from keyd.markbook import MarkBook
 from keyd.model import (
+    Action,
     AuditLog,
     Caller,
     Clock,
@@ -200,7 +201,9 @@ class Signing:
             plan = self._planning.plan(caller, place, request, found[place], before)
             if isinstance(plan, Refused):
                 results[place] = plan.error
-                refused.append(plan)
+                # What one may do with a key that one sees is a question, not an attempt.
+                if not (request.dry_run and self._gate.may(caller, Action.LIST, plan.key)):
+                    refused.append(plan)
             else:
                 plans.append(plan)
         for item in refused:

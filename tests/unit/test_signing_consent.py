@@ -15,6 +15,7 @@ from keyd.errors import (
     ConflictError,
     DeviceGoneError,
     KeydError,
+    PolicyDeniedError,
     RuleRefusedError,
     VersionTakenError,
 )
@@ -34,7 +35,7 @@ from keyd.model import (
 )
 from keyd.policy import parse_policy
 from tests.bound_keys import REPOSITORY, ask, root, snapshot, targets
-from tests.domain import CI, Domain, a_domain
+from tests.domain import CI, STRANGER, Domain, a_domain
 from tests.reloaded_policy import ReloadedPolicy
 
 ALICE = Caller(Principal("email:alice@example.org", "mtls"), "req-alice")
@@ -282,6 +283,21 @@ async def test_a_dry_run_tells_checks_and_needs_and_leaves_nothing(domain: Domai
     assert (len(domain.audit.entries), domain.token.signed) == (entries, asked)
     assert not domain.audit.open_approvals()
     assert not domain.audit.marks()
+
+
+async def test_asking_what_one_may_do_with_a_key_one_sees_is_no_refusal_in_the_log() -> None:
+    """keydctl trust sign asks so of every signer's key; whoever probes for names is still seen."""
+    looks = GRANTS.replace('["sign", "list"]', '["list"]')
+    with a_domain(parse_policy(looks, "policy.toml")) as domain:
+        await a_bound_key(domain)
+        logged = []
+        for caller, is_dry in ((CI, True), (STRANGER, True), (CI, False)):
+            before = len(domain.audit.drafts)
+            with pytest.raises(PolicyDeniedError):
+                await domain.signing.sign(caller, ask(KEY, targets(1), dry_run=is_dry))
+            logged.append([draft.outcome for draft in domain.audit.drafts[before:]])
+
+    assert logged == [[], [Outcome.REFUSED], [Outcome.REFUSED]]
 
 
 async def test_a_dry_run_stands_in_nobodys_way() -> None:
