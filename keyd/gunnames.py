@@ -108,7 +108,8 @@ def check_gun(gun: str) -> str:
     """Return a GUN that keys can be bound to.
 
     Raises:
-        InvalidRequestError: empty, endless, not printable, or with a character of a pattern.
+        InvalidRequestError: empty, endless, not printable, with a character of a pattern, or
+            ending in ``@N`` as the history of a further key does.
     """
     wrong = ""
     if not gun or len(gun) > MAX_GUN_CHARS:
@@ -117,6 +118,9 @@ def check_gun(gun: str) -> str:
         wrong = f"{gun[:80]!r} has a space or what cannot be printed"
     elif any(c in gun for c in "*?["):
         wrong = f"{gun[:80]!r} has one of * ? [, which stand for other names in patterns"
+    elif without_number(gun) != gun:
+        # Its marks would be those of another collection's second key, for whoever may push to it.
+        wrong = f"{gun[:80]!r} ends as the history of a further key of {without_number(gun)[:80]!r}"
     if wrong:
         raise InvalidRequestError("gun", wrong, hint="take another name for the collection")
     return gun

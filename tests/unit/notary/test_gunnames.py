@@ -55,7 +55,9 @@ def test_every_collection_comes_back_as_it_was(gun: str, role: str, number: int)
     try:
         name = key_name(gun, role, number)
     except InvalidRequestError as e:
-        assert "too long" in str(e) or any(c in gun for c in "*?[") or not gun.isprintable()
+        is_history = without_number(gun) != gun
+        is_odd = is_history or any(c in gun for c in "*?[") or not gun.isprintable()
+        assert "too long" in str(e) or is_odd
         return
 
     assert check_name("name", name) == name
@@ -78,6 +80,27 @@ def test_a_name_that_nobody_would_write_so_tells_nothing(name: str) -> None:
     assert find_gun_name(name) is None
     with pytest.raises(InvalidRequestError):
         parse_key_name(name)
+
+
+@given(*(st.tuples(st.from_regex(r"[ab]/[ab@0-9]{1,5}", fullmatch=True), st.integers(1, 20)),) * 2)
+def test_no_two_keys_share_a_history_unless_they_are_the_same(
+    one: tuple[str, int], other: tuple[str, int]
+) -> None:
+    try:
+        histories = [
+            history_of(key_name(g, "timestamp", n), g, "timestamp") for g, n in (one, other)
+        ]
+    except InvalidRequestError as e:
+        assert "ends as the history" in e.message
+        return
+
+    assert (histories[0] == histories[1]) is (one == other)
+
+
+def test_a_collection_named_as_the_history_of_another_ones_key_gets_no_key() -> None:
+    """Whoever may push to it could make keyd refuse the other one's versions."""
+    with pytest.raises(InvalidRequestError, match="history of a further key of 'acme/app'"):
+        key_name("acme/app@2", "timestamp")
 
 
 @pytest.mark.parametrize("gun", ["", "a b", "a*", "a?", "a[b]", "a\0", "a\nb", "x" * 201])
