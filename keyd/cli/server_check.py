@@ -16,7 +16,8 @@ from pathlib import Path
 from cryptography import x509
 
 from keyd.config import Config, TcpListenerSection, load_config
-from keyd.config.sections import TokenSection, UnixListenerSection
+from keyd.config.listeners import UnixListenerSection
+from keyd.config.sections import TokenSection
 from keyd.errors import ConfigError
 from keyd.policy.file import FilePolicy
 from keyd.server.tls import TlsMaterial

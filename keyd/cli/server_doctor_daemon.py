@@ -11,7 +11,7 @@ from keyd.cli.server_doctor_findings import Area, Finding
 from keyd.client import Client
 from keyd.client.types import Status
 from keyd.config import Config
-from keyd.config.sections import UnixListenerSection
+from keyd.config.listeners import UnixListenerSection
 from keyd.errors import KeydError
 from keyd.model import TokenStatus
 from keyd.store.state_folder import LOCK

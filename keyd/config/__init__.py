@@ -1,18 +1,20 @@
 """keyd.toml: parsed once, frozen, and strict: a setting that is not known stops the start."""
 
+from keyd.config.listeners import (
+    NotaryListenerSection,
+    TcpListenerSection,
+    UnixListenerSection,
+)
 from keyd.config.load import load_config, parse_config
 from keyd.config.sections import (
     Config,
     LimitsSection,
     LogSection,
     MetricsSection,
-    NotaryListenerSection,
     NotarySection,
     RotationSection,
     ServerSection,
-    TcpListenerSection,
     TokenSection,
-    UnixListenerSection,
 )
 from keyd.config.starter import Starter, starter_config
 

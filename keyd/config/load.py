@@ -10,19 +10,21 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from keyd import toml_source
+from keyd.config.listeners import (
+    ListenerSection,
+    NotaryListenerSection,
+    TcpListenerSection,
+    UnixListenerSection,
+)
 from keyd.config.sections import (
     Config,
     LimitsSection,
-    ListenerSection,
     LogSection,
     MetricsSection,
-    NotaryListenerSection,
     NotarySection,
     RotationSection,
     ServerSection,
-    TcpListenerSection,
     TokenSection,
-    UnixListenerSection,
 )
 from keyd.config.values import PIN_SOURCES
 from keyd.errors import ConfigError

@@ -9,17 +9,19 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from keyd.config.listeners import (
+    NotaryListenerSection,
+    TcpListenerSection,
+    UnixListenerSection,
+)
 from keyd.config.sections import (
     LimitsSection,
     LogSection,
     MetricsSection,
-    NotaryListenerSection,
     NotarySection,
     RotationSection,
     ServerSection,
-    TcpListenerSection,
     TokenSection,
-    UnixListenerSection,
 )
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (

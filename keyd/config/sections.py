@@ -1,42 +1,31 @@
-"""The sections of keyd.toml. The descriptions here are the reference in docs/configuration.md."""
+"""keyd.toml and its sections; those of listeners are in listeners.py.
+
+The descriptions of the settings are the reference in docs/configuration.md.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from keyd.audit.checkpointer import CheckpointSettings
+from keyd.audit.log import LogSettings
+from keyd.config.listeners import ListenerSection
 from keyd.config.values import (
-    Address,
     ConfigPath,
-    GroupName,
     GunPattern,
     LogOrigin,
     LoopbackAddress,
     PinSourceText,
-    SocketMode,
-    SocketPrincipal,
+    Section,
     TokenName,
-    split_address,
 )
 from keyd.device.settings import MAX_HOSTS, TokenConfig
 from keyd.notaryplaces import Place
 from keyd.server.limits import MIB, Limits
-from keyd.server.listeners import TcpListener, Transport, UnixListener
-from keyd.server.tls import TlsFiles
-
-
-class Section(BaseModel):
-    """Frozen, strict, and silent about values in errors."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        hide_input_in_errors=True,
-        allow_inf_nan=False,
-    )
+from keyd.server.listeners import Transport
 
 
 class ServerSection(Section):
@@ -105,6 +94,21 @@ class LogSection(Section):
         "nobody can stop signing by knocking.",
     )
 
+    def settings(self) -> LogSettings:
+        """As the audit room takes it."""
+        return LogSettings(
+            max_uncheckpointed=self.max_uncheckpointed, reserve_bytes=self.refusal_reserve_bytes
+        )
+
+    def checkpoint_settings(self) -> CheckpointSettings:
+        """What of it is about checkpoints, as the audit room takes it."""
+        return CheckpointSettings(
+            origin=self.origin,
+            file=self.checkpoint_file,
+            interval_s=self.checkpoint_interval_s,
+            entries=self.checkpoint_entries,
+        )
+
 
 class LimitsSection(Section):
     """What is taken on at once. Beyond, callers get RESOURCE_EXHAUSTED or UNAVAILABLE and a time to
@@ -144,70 +148,6 @@ class LimitsSection(Section):
         ge=1,
         description="Seconds after which a connection is renewed. Certificates are checked on each "
         "call in any case.",
-    )
-
-
-class UnixListenerSection(Section):
-    """A unix socket: whoever can open it is its principal, since the kernel's word on the peer
-    does not reach gRPC."""
-
-    kind: Literal["unix"] = Field(description="`unix`.")
-    path: ConfigPath = Field(description="Where the socket appears; at most 107 bytes.")
-    principal: SocketPrincipal = Field(
-        description="`socket:NAME`, as policy.toml and the log call whoever comes in here. Each "
-        "socket has its own."
-    )
-    group: GroupName | None = Field(
-        None,
-        description="Group that may open the socket; the service's user must be in it. Its "
-        "members are logged as this socket, never as a person.",
-    )
-    mode: SocketMode = Field(
-        0o600,
-        description='Permissions: `"0600"`, `"0660"` or `"0666"` (everybody on this machine).',
-    )
-
-    def settings(self) -> UnixListener:
-        """As the server room takes it."""
-        return UnixListener(self.path, self.principal, self.mode, self.group)
-
-
-class TcpListenerSection(Section):
-    """A TCP port with mutual TLS 1.2 or 1.3. The principal is the client certificate's single URI,
-    else e-mail, else DNS name."""
-
-    kind: Literal["tcp"] = Field(description="`tcp`.")
-    address: Address = Field(description="IP address and port: `0.0.0.0:7443`, `[::]:7443`.")
-    cert: ConfigPath = Field(description="Server certificate, PEM, with its intermediates.")
-    key: ConfigPath = Field(
-        description="Its private key, PEM, unencrypted, readable by the service's group at most. "
-        "Certificate, key, CAs and deny-list are read again when they change."
-    )
-    client_ca: ConfigPath = Field(description="CAs of the clients' certificates, PEM.")
-    deny_list: ConfigPath | None = Field(
-        None,
-        description="Certificates that are refused from the next call on: a line `serial:HEX` or "
-        "`sha256:HEX` (of certificate or public key) each.",
-    )
-
-    def settings(self) -> TcpListener:
-        """As the server room takes it."""
-        host, port = split_address(self.address)
-        return TcpListener(
-            host, port, TlsFiles(self.cert, self.key, self.client_ca, self.deny_list)
-        )
-
-
-class NotaryListenerSection(TcpListenerSection):
-    """A TCP port with mutual TLS for notary-server, in the place of notary-signer; nothing else of
-    keyd is offered there. docs/docker-content-trust.md shows both sides."""
-
-    kind: Literal["notary"] = Field(description="`notary`.")  # type: ignore[assignment]
-    deadline_s: float = Field(
-        30.0,
-        ge=1,
-        le=600,
-        description="Seconds that one call may take: notary-server itself waits for ever.",
     )
 
 
@@ -311,11 +251,6 @@ class RotationSection(Section):
         "the next root and open the ceremony that waits for its holders. Nothing is signed, "
         "activated or published by itself: docs/ceremonies.md.",
     )
-
-
-ListenerSection = Annotated[
-    UnixListenerSection | TcpListenerSection | NotaryListenerSection, Field(discriminator="kind")
-]
 
 
 class Config(Section):

@@ -1,4 +1,4 @@
-"""Values of keyd.toml that are more than a number: paths, addresses, modes, PIN sources.
+"""What the sections of keyd.toml are made of: their base, and values that are more than a number.
 
 Each check raises ValueError with words for a person. The one for PIN sources never repeats what
 it was given: somebody may have written the PIN itself there.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, ValidationInfo
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo
 
 from keyd.errors import InvalidRequestError
 from keyd.model import check_name
@@ -27,6 +27,18 @@ _SOCKET_NAME = re.compile(r"socket:[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _ORIGIN = re.compile(r"[!-*,-~]{1,200}")
 _GUNS = re.compile(r"[!-~]{1,256}")
 _GROUP = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
+
+
+class Section(BaseModel):
+    """Frozen, strict, and silent about values in errors."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
 
 
 def _matching(pattern: re.Pattern[str], says: str) -> Callable[[object], str]:
