@@ -29,7 +29,7 @@ from benchmarks.load import rate
 from benchmarks.notary import Asking, asking, missing
 from benchmarks.raw import Rate
 from keyd import gunnames, publickeys
-from keyd.app import SystemClock
+from keyd.machine import SystemClock
 from keyd.model import (
     Binding,
     Key,

@@ -9,15 +9,13 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 
 import grpc
 
 from keyd import __version__, sdnotify
 from keyd.attestation import Trust
-from keyd.audit.checkpointer import Checkpointer, CheckpointSettings, LogSigner
-from keyd.audit.log import Log, LogSettings, boot_time_s
-from keyd.audit.note import VerifierKey
+from keyd.audit.checkpointer import Checkpointer
+from keyd.audit.log import Log, boot_time_s
 from keyd.config import Config, NotaryListenerSection
 from keyd.config.values import split_address
 from keyd.device.pool import DevicePool
@@ -28,7 +26,8 @@ from keyd.gate import Gate
 from keyd.journal import set_up_logging
 from keyd.logkey import LogKey
 from keyd.logreads import LogReads
-from keyd.machine import make_folder, raise_open_files
+from keyd.logsigners import LogSigners
+from keyd.machine import SystemClock, make_folder, raise_open_files
 from keyd.model import SYSTEM, Caller, EntryDraft, Outcome
 from keyd.policy import FilePolicy
 from keyd.report import NOT_SIGNING, Report
@@ -50,14 +49,6 @@ _CHECK_THREADS = 2
 _FIRST_SETTLE_S = 5.0
 """What a crash left on the tokens is settled before callers are let in, unless that takes longer;
 it then goes on beside them."""
-
-
-class SystemClock:
-    """model.Clock: the machine's."""
-
-    def now(self) -> datetime:
-        """Now, UTC."""
-        return datetime.now(UTC)
 
 
 async def serve(
@@ -168,23 +159,10 @@ class Daemon:
         checkpointer = Checkpointer(
             store,
             self._clock,
-            CheckpointSettings(
-                origin=config.log.origin,
-                file=config.log.checkpoint_file,
-                interval_s=config.log.checkpoint_interval_s,
-                entries=config.log.checkpoint_entries,
-            ),
+            config.log.checkpoint_settings(),
             elapsed_s=boot_time_s,
         )
-        self._log = Log(
-            store,
-            self._clock,
-            checkpointer,
-            LogSettings(
-                max_uncheckpointed=config.log.max_uncheckpointed,
-                reserve_bytes=config.log.refusal_reserve_bytes,
-            ),
-        )
+        self._log = Log(store, self._clock, checkpointer, config.log.settings())
         self._device = DevicePool(
             [token.settings() for token in config.tokens],
             store.pin_attempts,
@@ -197,7 +175,7 @@ class Daemon:
         self._enrolment = Enrolment(
             device=self._device, audit=self._log, registry=registry, clock=self._clock
         )
-        self._log_key = LogKey(
+        log_key = LogKey(
             token=config.log.token,
             registry=registry,
             device=self._device,
@@ -205,11 +183,12 @@ class Daemon:
             clock=self._clock,
             get_flag=store.get_flag,
         )
+        signers = LogSigners(self._log, log_key, origin=config.log.origin)
         self._watch = TokenWatch(
             audit=self._log,
             enrolment=self._enrolment,
-            log_key=self._log_key,
-            log_key_made=self._use_log_key,
+            log_key=log_key,
+            log_key_made=signers.log_key_made,
             tokens=self._device.tokens,
             metrics=self._metrics,
         )
@@ -239,7 +218,7 @@ class Daemon:
         )
         self._metrics.watch(self._report.gauges, self._device.tokens)
         # Known before the log starts: it compares itself with the checkpoint file by this key.
-        self._set_signers()
+        signers.set()
 
     def _services(self, store: Store) -> Services:
         workers = ThreadPoolExecutor(_CHECK_THREADS, thread_name_prefix="keyd-check")
@@ -314,27 +293,6 @@ class Daemon:
             metrics=self._metrics,
             deadline_s=deadline_s,
         )
-
-    # ------------------------------------------------------------------------------- the log key
-
-    async def _use_log_key(self) -> None:
-        before = self._log.checkpointer.keys
-        self._set_signers()
-        if not before:
-            await self._log.check_outside()
-
-    def _set_signers(self) -> None:
-        public_key = self._log_key.find_public_key()
-        if public_key is None:
-            return
-        origin = self._config.log.origin
-        older = [
-            VerifierKey.from_public_key(origin, key)
-            for key in self._log_key.public_keys()
-            if key != public_key
-        ]
-        signer = LogSigner(VerifierKey.from_public_key(origin, public_key), self._log_key.sign)
-        self._log.checkpointer.set_signers([signer], older)
 
     def _newest_checkpoint(self) -> str:
         newest = self._log.checkpointer.newest

@@ -1,13 +1,22 @@
-"""The machine under the daemon: its folders, and how many files may be open."""
+"""The machine under the daemon: its clock and folders, and how many files may be open."""
 
 from __future__ import annotations
 
 import resource
+from datetime import UTC, datetime
 from pathlib import Path
 
 from keyd.errors import ConfigError
 
 _MAX_OPEN_FILES = 65_536
+
+
+class SystemClock:
+    """model.Clock: the machine's."""
+
+    def now(self) -> datetime:
+        """Now, UTC."""
+        return datetime.now(UTC)
 
 
 def make_folder(folder: Path) -> None:

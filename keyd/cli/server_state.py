@@ -10,7 +10,6 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from keyd.app import SystemClock
 from keyd.audit.checkpointer import Checkpointer, CheckpointSettings
 from keyd.audit.log import Log, LogSettings, boot_time_s
 from keyd.audit.note import VerifierKey
@@ -18,6 +17,7 @@ from keyd.audit.origins import ORIGINS, Origins, under_all
 from keyd.config import Config
 from keyd.errors import ConfigError
 from keyd.logkey import REPLACE, log_keys
+from keyd.machine import SystemClock
 from keyd.model import Caller, EntryDraft, Outcome, Principal, Registry, SetFlag
 from keyd.store.database import sqlite_engine
 from keyd.store.key_rows import load_snapshot
