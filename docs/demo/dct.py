@@ -14,23 +14,20 @@ import os
 import secrets
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import tiny_image
+from processes import DemoError, end_left, free_ports, run, start
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("notary-server", "notary", "docker-registry", "skopeo", "openssl")
 MODULES = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/softhsm/libsofthsm2.so")
 NEW_KEY = ("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-WAIT_S = 30.0
 SOCKET_PATH_BYTES = 107  # sun_path of Linux, less its final NUL
 POLICY = """\
 [[grant]]
@@ -49,29 +46,9 @@ kinds = ["snapshot", "timestamp"]
 """
 
 
-class DemoError(Exception):
-    """A step did not do what it has to; the text says which and why."""
-
-
 def say(text: str) -> None:
     """One line for one step."""
     print(f"dct-demo: {text}", flush=True)
-
-
-def run(*words: str | Path, env: dict[str, str] | None = None, stdin: str = "") -> str:
-    """Run a command that has to work; what it printed."""
-    done = subprocess.run(
-        [*map(str, words)],
-        env=env,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=2 * WAIT_S,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise DemoError(f"{' '.join(map(str, words))}: {(done.stderr or done.stdout).strip()}")
-    return done.stdout
 
 
 class Sandbox:
@@ -218,33 +195,15 @@ softhsm_conf = "{self.folder}/softhsm2.conf"
     def start(self, stack: ExitStack) -> None:
         """All three; they end with the stack, the last one first."""
         keyd = (sys.executable, "-m", "keyd.cli.server", "run", "--config")
-        self.child(stack, "keyd", (*keyd, f"{self.folder}/keyd.toml"), self.signer)
         server = ("notary-server", "-logf", "logfmt", "-config", f"{self.folder}/server.json")
-        self.child(stack, "notary-server", server, self.server)
         registry = ("docker-registry", "serve", f"{self.folder}/registry.yml")
-        self.child(stack, "registry", registry, self.registry)
-
-    def child(self, stack: ExitStack, name: str, command: Sequence[str], port: int) -> None:
-        """Start a program and wait until it listens."""
-        output = self.folder / f"{name}.output"
-        with output.open("wb") as written:
-            # Ctrl-C is for this script, which ends them in their order.
-            process = subprocess.Popen(
-                command,
-                env=self.env,
-                stdin=subprocess.DEVNULL,
-                stdout=written,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self.write(f"{name}.pid", str(process.pid))
-        stack.callback(end, process)
-        until = time.monotonic() + WAIT_S
-        while not listens(port):
-            if process.poll() is not None or time.monotonic() > until:
-                said = output.read_text(errors="replace")[-1500:]
-                raise DemoError(f"{name} did not start:\n{said}")
-            time.sleep(0.05)
+        programs: tuple[tuple[str, Sequence[str], int], ...] = (
+            ("keyd", (*keyd, f"{self.folder}/keyd.toml"), self.signer),
+            ("notary-server", server, self.server),
+            ("registry", registry, self.registry),
+        )
+        for name, command, port in programs:
+            start(stack, name, command, port=port, folder=self.folder, env=self.env)
 
     def push(self, image: str, says: str) -> None:
         """Make an image that holds one file, and push it."""
@@ -255,50 +214,9 @@ softhsm_conf = "{self.folder}/softhsm2.conf"
             f"dir:{folder}", f"docker://{image}")  # fmt: skip
 
 
-def free_ports(number: int) -> list[int]:
-    """Where nobody listens now."""
-    with ExitStack() as stack:
-        found = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in found:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in found]
-
-
-def listens(port: int) -> bool:
-    """True when somebody answers there."""
-    with socket.socket() as tried:
-        tried.settimeout(1)
-        return tried.connect_ex(("127.0.0.1", port)) == 0
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a child and wait for it; by force if it does not go."""
-    process.terminate()
-    try:
-        process.wait(WAIT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(WAIT_S)
-
-
-def arguments_of(pid: int) -> bytes:
-    """Empty for a process that is gone."""
-    try:
-        return (Path("/proc") / str(pid) / "cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
 def clean(folder: Path) -> None:
     """End what a demo that was killed has left running, and take the folder away."""
-    until = time.monotonic() + WAIT_S
-    for file in folder.glob("*.pid"):
-        pid = int(file.read_text())
-        # Another program may have that number by now.
-        while f"{folder}/".encode() in arguments_of(pid) and time.monotonic() < until:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            time.sleep(0.05)
+    end_left(folder)
     if folder.exists() and not (folder / "keyd.toml").exists():
         raise DemoError(f"{folder} is none that this demo has made; nothing was removed")
     shutil.rmtree(folder, ignore_errors=True)

@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -38,6 +37,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
+from processes import DemoError, end
 from tuf.api.exceptions import DownloadError, RepositoryError
 from tuf.api.metadata import Metadata
 from tuf.ngclient import Updater
@@ -72,10 +72,6 @@ approvals = 1
 """
 NEEDS_PEOPLE = 3
 SOCKET_PATH_BYTES = 107  # sun_path of Linux, less its final NUL
-
-
-class DemoError(Exception):
-    """A step did not do what it has to; the text says which and why."""
 
 
 def say(text: str) -> None:
@@ -217,12 +213,7 @@ def running_daemon(demo: Demo) -> Iterator[None]:
         say(f"keyd-server dev is ready after {time.monotonic() - began:.1f} s, under {demo.daemon}")
         yield
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_TIMEOUT_S)
+        end(process)
 
 
 def _is_ready(demo: Demo) -> bool:
