@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -16,17 +15,6 @@ from keyd.notary.v0.signer_pb2_grpc import KeyManagementStub, SignerStub
 from tests.notary_programs import Sandbox
 
 HEALTH = ("grpc.health.v1.Health.KeyManagement", "grpc.health.v1.Health.Signer")
-_PATIENCE_S = 30.0
-
-
-def until(holds: Callable[[], bool], what: str, timeout_s: float = _PATIENCE_S) -> float:
-    """Wait, bounded; the seconds it took."""
-    began = time.monotonic()
-    while not holds():
-        assert time.monotonic() - began < timeout_s, f"never: {what}"
-        time.sleep(0.05)
-    return time.monotonic() - began
-
 
 _SHA256 = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
 

@@ -20,7 +20,8 @@ from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from keyd.adapters.tuf import KeydSigner
 from keyd.model import TokenState
-from tests.e2e.recovery_place import PAGE, Place, a_place, block, until, waiting
+from tests.e2e.recovery_place import PAGE, Place, a_place, block, waiting
+from tests.waiting import until
 
 pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(180)]
 
@@ -173,7 +174,7 @@ def test_a_pin_that_was_reset_is_tried_again_once_a_person_says_so(own_place: Pl
     own_place.daemon.stop()
     file.write_text("999999\n")
     own_place.daemon.start()
-    until("not locked", lambda: own_place.state("release") is not TokenState.READY)
+    until(lambda: own_place.state("release") is not TokenState.READY, "locked")
     file.write_text(right)
 
     listed = site.does("pin")
@@ -231,7 +232,7 @@ def test_clients_follow_an_expired_root_to_its_successor(place: Place) -> None:
     root.sign(KeydSigner.from_priv_key_uri(f"keyd:{site.name}/root?{where}", key))
     root.to_file(str(site.repo / "metadata/2.root.json"))
     client = site.client()
-    until("it does not expire", lambda: datetime.now(UTC) > root.signed.expires)
+    until(lambda: datetime.now(UTC) > root.signed.expires, "it expires")
     with pytest.raises(ExpiredMetadataError):
         client.update()
 

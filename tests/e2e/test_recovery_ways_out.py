@@ -16,8 +16,9 @@ from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from keyd.adapters.tuf import KeydSigner
 from keyd.model import MarkState
-from tests.e2e.recovery_place import Place, Site, a_place, until, waiting
+from tests.e2e.recovery_place import Place, Site, a_place, waiting
 from tests.tuf_repositories import ROLES
+from tests.waiting import until
 
 pytestmark = [pytest.mark.softhsm, pytest.mark.timeout(180)]
 
@@ -89,7 +90,7 @@ def test_a_ceremony_that_died_goes_on_or_is_given_up(place: Place) -> None:
     start = ("tuf", "ceremony", "start", site.repo, "--rotate", "root", "--yes")
     began = site.ctl.start(*start, "--until", "retire")
     try:
-        until("it does not begin", lambda: open_ceremonies(site))
+        until(lambda: open_ceremonies(site), "it begins")
     finally:
         began.kill()
         began.wait(10)

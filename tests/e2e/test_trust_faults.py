@@ -25,11 +25,12 @@ from pathlib import Path
 import pytest
 
 from tests.notary_programs import TABLES, a_port
-from tests.notary_wire import Wire, until
+from tests.notary_wire import Wire
 from tests.postgres import Postgres
 from tests.trust_gate import Gate, Moment
 from tests.trust_ledger import Ledger
 from tests.trust_stage import Person, Stage, a_stage
+from tests.waiting import until
 
 pytestmark = pytest.mark.softhsm
 _BACK_S = 120.0

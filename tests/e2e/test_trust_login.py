@@ -17,9 +17,9 @@ from keyd.adapters.notary.server import NotaryServer
 from keyd.adapters.notary.settings import TlsFiles
 from keyd.adapters.notary.web import Web
 from tests.notary_programs import Certificates, Sandbox, running
-from tests.notary_wire import until
 from tests.token_server import LEEWAY_S, Account, TokenServer
 from tests.trust_stage import TRUST_POLICY, Person, Stage
+from tests.waiting import until
 
 pytestmark = pytest.mark.softhsm
 

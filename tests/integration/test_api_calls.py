@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,16 +17,11 @@ from keyd.server.metrics import Metrics
 from keyd.server.signing import CheckpointNews, SigningServicer
 from keyd.v1 import signing_pb2
 from tests.integration.api_daemon import FakeSigning, api_daemon, connect, error_of
+from tests.waiting import eventually
 
 
 def a_request(request_id: str = "") -> signing_pb2.SignRequest:
     return signing_pb2.SignRequest(key="acme/root", message=b"m", request_id=request_id)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not true():
-            await asyncio.sleep(0.005)
 
 
 class Gate:
@@ -82,10 +76,10 @@ async def test_one_caller_too_many_is_told_when_to_come_back(tmp_path: Path) -> 
         greedy, modest = await daemon.listen("greedy"), await daemon.listen("modest")
         async with connect(greedy) as stubs, connect(modest) as others:
             waiting = [asyncio.ensure_future(stubs.signing.Sign(a_request())) for _ in range(2)]
-            await until(lambda: daemon.signing.started == 2)
+            await eventually(lambda: daemon.signing.started == 2)
             refused = await error_of(stubs.signing.Sign(a_request()))
             other = asyncio.ensure_future(others.signing.Sign(a_request()))
-            await until(lambda: daemon.signing.started == 3)
+            await eventually(lambda: daemon.signing.started == 3)
             gate.opened.set()
             await asyncio.gather(*waiting, other)
             await stubs.signing.Sign(a_request())
@@ -106,7 +100,7 @@ async def test_a_caller_that_gives_up_frees_its_place_and_its_work_is_dropped(
             for _ in range(5):
                 error = await error_of(stubs.signing.Sign(a_request(), timeout=0.1))
                 assert isinstance(error, DeadlineError)
-                await until(lambda: daemon.services.calls.in_progress == 0)
+                await eventually(lambda: daemon.services.calls.in_progress == 0)
             gate.opened.set()
             await stubs.signing.Sign(a_request())
         page = daemon.metrics.page().decode()
@@ -124,12 +118,12 @@ async def test_what_is_with_a_token_completes_though_its_caller_died(tmp_path: P
         async with connect(await daemon.listen("admin")) as stubs:
             call = stubs.signing.Sign(a_request())
             waiting = asyncio.ensure_future(error_of(call))
-            await until(lambda: daemon.signing.started == 1)
+            await eventually(lambda: daemon.signing.started == 1)
             waiting.cancel()
-            await until(lambda: daemon.signing.dropped == 1)
+            await eventually(lambda: daemon.signing.dropped == 1)
             assert gate.done == 0
             gate.opened.set()
-            await until(lambda: gate.done == 1)
+            await eventually(lambda: gate.done == 1)
 
 
 async def test_calls_cancelled_at_any_moment_give_back_their_places(tmp_path: Path) -> None:
@@ -147,7 +141,7 @@ async def test_calls_cancelled_at_any_moment_give_back_their_places(tmp_path: Pa
             for call in calls:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
-            await until(lambda: daemon.services.calls.in_progress == 0)
+            await eventually(lambda: daemon.services.calls.in_progress == 0)
         gate.opened.set()
         answers = await asyncio.gather(*(stubs.signing.Sign(a_request()) for _ in range(60)))
 
@@ -162,7 +156,7 @@ async def test_draining_lets_what_is_in_progress_finish(tmp_path: Path) -> None:
         daemon.signing.act = gate
         async with connect(await daemon.listen("admin")) as stubs:
             call = asyncio.ensure_future(stubs.signing.Sign(a_request()))
-            await until(lambda: daemon.signing.started == 1)
+            await eventually(lambda: daemon.signing.started == 1)
             drain = asyncio.create_task(daemon.services.drain(daemon.servers, 5))
             await asyncio.sleep(0.1)
             assert not drain.done()
@@ -178,7 +172,7 @@ async def test_a_drain_ends_in_time_whatever_hangs(tmp_path: Path) -> None:
         daemon.signing.act = Gate()
         async with connect(await daemon.listen("admin")) as stubs:
             waiting = asyncio.create_task(error_of(stubs.signing.Sign(a_request())))
-            await until(lambda: daemon.signing.started == 1)
+            await eventually(lambda: daemon.signing.started == 1)
             async with asyncio.timeout(3):
                 await daemon.services.drain(daemon.servers, 0.3)
                 error = await waiting

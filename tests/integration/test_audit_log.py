@@ -49,6 +49,7 @@ from keyd.model import (
 from keyd.store.backup import backup, restore
 from keyd.store.store import Store, open_store
 from tests.fakes import FakeClock
+from tests.waiting import eventually
 
 ORIGIN = "keyd.example/log"
 CALLER = Caller(Principal("socket:ci", "unix"), "req-1")
@@ -154,12 +155,6 @@ def a_draft(action: str = "sign", **fields: str) -> EntryDraft:
 def a_key(name: str) -> Key:
     time = datetime(2030, 1, 1, tzinfo=UTC)
     return Key(name, "main", KeyAlgorithm.ED25519, Scheme.ED25519, time, "me")
-
-
-async def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def actions(store: Store) -> list[object]:

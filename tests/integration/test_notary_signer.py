@@ -13,9 +13,10 @@ from grpc_health.v1 import health_pb2
 from keyd.client import KeyFilter
 from tests.notary_client import openssl
 from tests.notary_programs import POLICY, PRINCIPAL, TABLES, Sandbox, a_port, running
-from tests.notary_wire import HEALTH, Wire, document, until
+from tests.notary_wire import HEALTH, Wire, document
 from tests.postgres import Postgres
 from tests.private_keys import private_keys
+from tests.waiting import until
 
 pytestmark = pytest.mark.softhsm
 

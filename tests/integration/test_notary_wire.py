@@ -17,7 +17,8 @@ from keyd import publickeys
 from keyd.cli import keydctl
 from keyd.model import Scheme, VersionState
 from tests.notary_programs import Sandbox, running
-from tests.notary_wire import Wire, document, refusal, until
+from tests.notary_wire import Wire, document, refusal
+from tests.waiting import until
 
 pytestmark = pytest.mark.softhsm
 

@@ -39,6 +39,7 @@ from keyd.model import (
 )
 from tests.fakes import FakePinAttempts
 from tests.softhsm import COUNT_LOW, FINAL_TRY, LOCKED, PIN, ShimmedModule, SoftHsm
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.softhsm
 
@@ -124,15 +125,6 @@ def bench(tmp_path: Path) -> Bench:
     hsm.init_token("main")
     hsm.pin_file()
     return Bench(hsm, FakePinAttempts())
-
-
-async def eventually(condition: Callable[[], bool], within_s: float = 5.0) -> float:
-    """Wait for it; the seconds it took."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < within_s, "it did not come to pass in time"
-        await asyncio.sleep(0.01)
-    return time.monotonic() - started
 
 
 async def stays(condition: Callable[[], bool]) -> None:
