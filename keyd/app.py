@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import grpc
 
@@ -38,6 +39,7 @@ from keyd.server.metrics import Metrics
 from keyd.server.notary import add_notary_services
 from keyd.server.notaryhealth import NotaryHealth
 from keyd.server.services import Services, add_services, build_services
+from keyd.slots import keys_on
 from keyd.store.store import Store, open_store
 from keyd.tending import Tending
 from keyd.tokenwatch import TokenWatch
@@ -169,6 +171,7 @@ class Daemon:
             run_dir=config.server.run_dir,
             on_event=lambda event: self._watch.on_event(event),
             on_signed=self._metrics.token_frame,
+            known_keys=partial(keys_on, store.registry),
         )
         registry = store.registry
         self._gate = Gate(self._policy, self._log, registry)

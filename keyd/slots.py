@@ -231,6 +231,16 @@ class InSlots:
         return f"{what}{where}" + (", with a certificate" if content.certificate else "")
 
 
+def keys_on(registry: Registry, serial: str) -> dict[bytes, bytes]:
+    """The public keys by CKA_ID that should lie on the token with this serial: those that sign."""
+    return {
+        version.object_id: version.public_key
+        for key in registry.keys()  # noqa: SIM118 - a method, not a dict
+        for version in key.versions
+        if version.token_serial == serial and version.state is VersionState.ENABLED
+    }
+
+
 def label_of(certificate: bytes, public_key: bytes) -> str:
     """KEY/N from a certificate that the key itself signed, as keyd writes it; else empty."""
     if not certificate:

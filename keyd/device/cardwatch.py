@@ -95,6 +95,13 @@ class CardWatch:
             return dict.fromkeys(slots, _UNTOLD)
         return dict(zip(slots, self._reader.policies(list(slots.values())), strict=True))
 
+    def public_keys(self, object_ids: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        """The keys with these CKA_IDs as the card tells them now; see Reader.public_keys."""
+        slots = {i: slot for i in object_ids if (slot := ykcs11.slot_of(i)) is not None}
+        if self._reader is None:
+            return dict.fromkeys(slots)
+        return dict(zip(slots, self._reader.public_keys(list(slots.values())), strict=True))
+
     def lets_prove_again(self) -> bool:
         """True where the card has forgotten a PIN that was not changed, no try was spent, and
         libykcs11 was made to prove it again at its next command."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -37,3 +37,7 @@ OnEvent = Callable[[TokenEvent], None]
 OnSigned = Callable[[str, int, float, float], None]
 """(token, signatures, queue seconds of the one that waited longest, seconds in the module), once
 for each frame a host answered."""
+
+KnownKeys = Callable[[str], Mapping[bytes, bytes]]
+"""From a token's serial to the public keys (DER SubjectPublicKeyInfo) that should be there, by
+CKA_ID."""

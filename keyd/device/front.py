@@ -12,7 +12,7 @@ from functools import partial
 
 from keyd.device.condition import GRACE_S, Condition
 from keyd.device.dispatch import Dispatcher, Place
-from keyd.device.events import OnEvent, OnSigned
+from keyd.device.events import KnownKeys, OnEvent, OnSigned
 from keyd.device.failures import CARD_IS_KEPT, TROUBLE_HINTS, failure_error, gone_error
 from keyd.device.login import Door
 from keyd.device.settings import TokenConfig
@@ -34,9 +34,10 @@ class TokenFront:
         attempts: PinAttempts,
         on_event: OnEvent,
         on_signed: OnSigned,
+        known_keys: KnownKeys,
     ) -> None:
         self.config = config
-        self._door = Door(config, attempts)
+        self._door = Door(config, attempts, known_keys)
         self._condition = Condition(
             config.name, on_event, on_settled=lambda: self._jobs.refuse_waiting()
         )

@@ -16,7 +16,7 @@ from typing import Any
 
 from keyd.device.condition import GRACE_S
 from keyd.device.dispatch import Place
-from keyd.device.events import EventKind, OnEvent, OnSigned
+from keyd.device.events import EventKind, KnownKeys, OnEvent, OnSigned
 from keyd.device.failures import (
     failure_error,
     fault_error,
@@ -58,8 +58,9 @@ class TokenKeeper(TokenFront):
         run_dir: Path,
         on_event: OnEvent,
         on_signed: OnSigned,
+        known_keys: KnownKeys,
     ) -> None:
-        super().__init__(config, attempts, on_event, on_signed)
+        super().__init__(config, attempts, on_event, on_signed, known_keys)
         self._run_dir = run_dir
         self._tasks: set[asyncio.Task[Any]] = set()
         self._logins: set[asyncio.Task[pb.LoggedIn]] = set()
@@ -108,7 +109,7 @@ class TokenKeeper(TokenFront):
                     continue
                 try:
                     entered = await self._door.log_in_person(
-                        host, given, spend_last_try=spend_last_try
+                        host, self._condition.info, given, spend_last_try=spend_last_try
                     )
                 except HostDiedError as died:
                     raise self._gone(f"lost its host while logging in: {died}") from died

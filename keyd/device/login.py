@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 
+from keyd.device.events import KnownKeys
 from keyd.device.failures import failure_error, locked_error, unblock_hint
 from keyd.device.pins import PinSource, PinTag
 from keyd.device.settings import TokenConfig
@@ -22,15 +23,18 @@ from keyd.model import Pin, PinAttempts
 class Door:
     """The login of one token. Hold ``lock`` around each login: one host at a time."""
 
-    def __init__(self, config: TokenConfig, attempts: PinAttempts) -> None:
+    def __init__(self, config: TokenConfig, attempts: PinAttempts, known_keys: KnownKeys) -> None:
         self._config = config
         self._attempts = attempts
+        self._known_keys = known_keys
         self._source = PinSource(config.name, config.pin_source, os.environ)
         self._accepted = PinTag()
         self._refused = PinTag()
         self._second_chance = False
         self._serial = config.serial or ""
         self._standing_for = ""
+        self._strange_serial = ""
+        self._why_strange = "", ""
         self.lock = asyncio.Lock()
         self.locked_by_hand = False
         self.needs_pin = "needs its PIN"
@@ -49,6 +53,7 @@ class Door:
         """A person answered for the token: forget refusals."""
         self.locked_by_hand = False
         self._standing_for = ""
+        self._strange_serial = ""
         await asyncio.to_thread(self._attempts.clear, serial)
 
     async def log_in(
@@ -72,7 +77,7 @@ class Door:
             self._standing_for = info.serial
             raise self._standing_error()
 
-        login = pb.Login(serial=info.serial)
+        login = pb.Login(serial=info.serial, keys=self._expected(info.serial))
         if pin is not None:
             login.pin = pin.reveal().encode()
         try:
@@ -89,6 +94,8 @@ class Door:
                 self._standing_for = info.serial
                 self._was_refused(pin)
             elif not reply.failure.pin_sent:
+                self._strange_serial = str(error.facts.get("strange_serial", ""))
+                self._why_strange = error.message, error.hint
                 await asyncio.to_thread(self._attempts.clear, info.serial)
             else:
                 await self._forgive_unless_suspect(info.serial, pin)
@@ -97,7 +104,7 @@ class Door:
         return reply.logged_in
 
     async def log_in_person(
-        self, host: HostProcess, pin: Pin, *, spend_last_try: bool
+        self, host: HostProcess, info: pb.TokenInfo, pin: Pin, *, spend_last_try: bool
     ) -> pb.LoggedIn:
         """Log in because a person asked; on success refusals are forgotten.
 
@@ -110,6 +117,7 @@ class Door:
             serial=self._config.serial or "",
             person=True,
             spend_last_try=spend_last_try,
+            keys=self._expected(info.serial),
         )
         reply = await host.ask(pb.Request(login=login))
         if reply.WhichOneof("what") == "failure":
@@ -118,8 +126,16 @@ class Door:
                 self._was_refused(pin)
             raise error
         self.locked_by_hand = False
+        self._strange_serial = ""
         await self._succeeded(reply.logged_in.token, pin)
         return reply.logged_in
+
+    def _expected(self, serial: str) -> list[pb.KeyObject]:
+        """What should lie on a YubiKey; other tokens cannot be looked into before the login."""
+        if not self._config.is_yubikey:
+            return []
+        known = self._known_keys(serial)
+        return [pb.KeyObject(object_id=i, public_key=key) for i, key in sorted(known.items())]
 
     def _was_refused(self, pin: Pin | None) -> None:
         if pin is None:
@@ -152,6 +168,9 @@ class Door:
             raise locked_error(
                 name, f"counts wrong PINs ({info.pin_state}), so keyd tries none by itself"
             )
+        if self._strange_serial and self._strange_serial == info.serial:
+            message, hint = self._why_strange
+            raise TokenLockedError(message, hint=hint, token=name)
         if self._standing_for == info.serial:
             raise self._standing_error()
         if self._source.is_prompt and not holds_pin:

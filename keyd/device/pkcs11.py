@@ -16,7 +16,8 @@ from pkcs11 import Attribute, ObjectClass
 
 from keyd.device import ykcs11
 from keyd.device.cardwatch import CardWatch, look_around
-from keyd.device.failures import CARD_IS_KEPT, unblock_hint
+from keyd.device.entrance import CardKeys, check_keys, check_token
+from keyd.device.failures import CARD_IS_KEPT
 from keyd.device.faults import RETRY_AFTER_S, Situation, ckr_name, is_doubtful, translate
 from keyd.device.module import Module, Selector, describe, token_serial
 from keyd.device.v1 import device_pb2 as pb
@@ -27,7 +28,6 @@ from keyd.errors import (
     PinRefusedError,
     TokenError,
     TokenLockedError,
-    WrongTokenError,
 )
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class TokenSession:
         self._absent_from: tuple[Seen, ...] | None = None
         self._early_looks = 0
         self._pin: str | None = None
+        self._known_keys: CardKeys = {}
         self.session: pkcs11.Session | None = None
         self.policies: Mapping[bytes, Policy] = {}
         self.generation = 0
@@ -219,7 +220,9 @@ class TokenSession:
             if is_yubikey:
                 self._card.begin(token)
                 self._card.read_pin_state(self._info)
-            self._check_token(is_yubikey, request)
+            check_token(self.name, self._info, request)
+            card = self._card.public_keys([key.object_id for key in request.keys])
+            check_keys(self.name, self._info.serial, request, card, self._known_keys)
         except TokenError as error:
             return self._info, error, False
 
@@ -243,6 +246,7 @@ class TokenSession:
                 self._pin = None
             return self._info, fault, True
         self._pin = pin
+        self._known_keys = card
         self._token = token
         self.generation += 1
         if is_yubikey:
@@ -252,39 +256,6 @@ class TokenSession:
             found = self.session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY})
             self.policies = self._card.policies([bytes(key[Attribute.ID]) for key in found])
         return self._info, None, True
-
-    def _check_token(self, is_yubikey: bool, request: pb.Login) -> None:
-        serial, state = self._info.serial, self._info.pin_state
-        if request.serial and serial != request.serial:
-            raise WrongTokenError(
-                f"token {self.name} has the serial {serial}, expected {request.serial}",
-                token=self.name,
-                serial=serial,
-                expected=request.serial,
-            )
-        if state == "locked":
-            raise TokenLockedError(
-                f"the PIN of token {self.name} is blocked",
-                hint=unblock_hint(self.name, is_yubikey=is_yubikey),
-                token=self.name,
-                pin_state=state,
-            )
-        if request.person and (state != "final-try" or request.spend_last_try):
-            return
-        if state == "final-try":
-            raise TokenLockedError(
-                f"one more wrong PIN blocks token {self.name}",
-                hint=f"be sure of the PIN, then: keydctl token unlock {self.name} --spend-last-try",
-                token=self.name,
-                pin_state=state,
-            )
-        if state != "ok":
-            raise TokenLockedError(
-                f"token {self.name} counts wrong PINs ({state}), so keyd tries none by itself",
-                hint=f"keydctl token unlock {self.name}",
-                token=self.name,
-                pin_state=state,
-            )
 
     # -- using it ------------------------------------------------------------------------
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from keyd.device.events import OnSigned, TokenEvent
+from keyd.device.events import KnownKeys, OnSigned, TokenEvent
 from keyd.device.keeper import TokenKeeper
 from keyd.device.settings import TokenConfig
 from keyd.device.v1 import device_pb2 as pb
@@ -32,7 +32,8 @@ class DevicePool:
 
     ``attempts``: the durable memory of automatic logins. ``run_dir``: an existing folder for lock
     files, one per daemon, writable by nobody else. ``on_event`` and ``on_signed`` are called on
-    the event loop and must not block or raise.
+    the event loop and must not block or raise. ``known_keys``: what should lie on a YubiKey; one
+    that holds something else is offered no PIN without a person.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class DevicePool:
         run_dir: Path,
         on_event: Callable[[TokenEvent], None] | None = None,
         on_signed: OnSigned | None = None,
+        known_keys: KnownKeys | None = None,
     ) -> None:
         def no_event(_: TokenEvent) -> None:
             """Nobody listens."""
@@ -50,12 +52,21 @@ class DevicePool:
         def not_measured(*_: object) -> None:
             """Nobody measures."""
 
+        def nothing_known(_: str) -> Mapping[bytes, bytes]:
+            """Nobody keeps a registry."""
+            return {}
+
         self._keepers: dict[str, TokenKeeper] = {}
         for config in tokens:
             if config.name in self._keepers:
                 raise ConfigError(f"token {config.name} is configured twice", token=config.name)
             self._keepers[config.name] = TokenKeeper(
-                config, attempts, run_dir, on_event or no_event, on_signed or not_measured
+                config,
+                attempts,
+                run_dir,
+                on_event or no_event,
+                on_signed or not_measured,
+                known_keys or nothing_known,
             )
 
     async def start(self) -> None:

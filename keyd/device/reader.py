@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from threading import Thread
 from typing import Any, NamedTuple
 
+from keyd.device import encoding
 from keyd.device.ykcs11 import Policy
+from keyd.model import KeyAlgorithm
 
 try:
     from smartcard import scard
@@ -23,7 +25,14 @@ except ImportError:  # without the extra `yubikey`
 _GET_SERIAL = bytes.fromhex("00f8000000")
 _VERIFY_STATUS = bytes.fromhex("0020008000")
 _PIN_REFERENCE = 0x80
-_POLICY, _TRIES = 0x02, 0x06
+_KIND, _POLICY, _PUBLIC, _TRIES = 0x01, 0x02, 0x04, 0x06
+_MODULUS, _EXPONENT, _POINT = 0x81, 0x82, 0x86
+_RSA_KINDS = frozenset({0x05, 0x06, 0x07, 0x16})
+_CURVES = {
+    0x11: KeyAlgorithm.ECDSA_P256,
+    0x14: KeyAlgorithm.ECDSA_P384,
+    0xE0: KeyAlgorithm.ED25519,
+}
 _DONE, _BLOCKED, _NO_KEY = 0x9000, 0x6983, 0x6A88
 _MORE = 0x61
 """SW1 of an answer of more than 256 bytes, as the metadata of RSA keys have; the rest is asked for
@@ -156,6 +165,12 @@ class Reader:
         answers = self._ask(*(_metadata_of(slot) for slot in slots))
         return [_policy(*answer) for answer in answers] or [Policy()] * len(slots)
 
+    def public_keys(self, slots: Sequence[int]) -> list[bytes | None]:
+        """DER SubjectPublicKeyInfo of the keys in these PIV slots: empty for an empty slot, None
+        where the card does not tell."""
+        answers = self._ask(*(_metadata_of(slot) for slot in slots))
+        return [_public_key(*answer) for answer in answers] or [None] * len(slots)
+
     def _read_events(self) -> int | None:
         """How often the card changed; None while there is none."""
         code, states = scard.SCardGetStatusChange(
@@ -250,13 +265,29 @@ def _policy(status: int, data: bytes) -> Policy:
     )
 
 
+def _public_key(status: int, data: bytes) -> bytes | None:
+    if status == _NO_KEY:
+        return b""
+    kind, key = _find_tag(data, _KIND), _find_tag(data, _PUBLIC)
+    if status != _DONE or len(kind) != 1:
+        return None
+    try:
+        if kind[0] in _RSA_KINDS:
+            return encoding.rsa_public_key(_find_tag(key, _MODULUS), _find_tag(key, _EXPONENT))
+        curve = _CURVES.get(kind[0])
+        return encoding.ec_public_key(curve, _find_tag(key, _POINT)) if curve else None
+    except ValueError:
+        return None
+
+
 def _find_tag(data: bytes, tag: int) -> bytes:
-    """The value of a tag; empty where there is none. What we look for stands before the public
-    key, whose length takes more than one byte."""
+    """The value of a tag (BER-TLV, tags of one byte); empty where there is none."""
     at = 0
-    while at + 1 < len(data) and data[at + 1] < 0x80:
-        value = data[at + 2 : at + 2 + data[at + 1]]
+    while at + 1 < len(data):
+        size, start = data[at + 1], at + 2
+        if size > 0x80:
+            size, start = int.from_bytes(data[start : (end := start + size - 0x80)], "big"), end
         if data[at] == tag:
-            return value
-        at += 2 + len(value)
+            return data[start : start + size]
+        at = start + size
     return b""

@@ -13,7 +13,7 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
-from keyd.device.events import EventKind, TokenEvent
+from keyd.device.events import EventKind, KnownKeys, TokenEvent
 from keyd.device.pool import DevicePool
 from keyd.device.settings import TokenConfig
 from keyd.errors import KeydError
@@ -68,7 +68,11 @@ class Desk:
 
     @contextlib.asynccontextmanager
     async def running(
-        self, more: Sequence[TokenConfig] = (), **changes: Any
+        self,
+        more: Sequence[TokenConfig] = (),
+        *,
+        known_keys: KnownKeys | None = None,
+        **changes: Any,
     ) -> AsyncIterator[DevicePool]:
         """A pool that keeps this token, and ``more``."""
         pool = DevicePool(
@@ -76,6 +80,7 @@ class Desk:
             FakePinAttempts(),
             run_dir=self._folder,
             on_event=self.events.append,
+            known_keys=known_keys,
         )
         await pool.start()
         try:

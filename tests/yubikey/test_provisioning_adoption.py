@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from keyd.model import KeyAlgorithm, Pin, Slot
+from keyd.model import KeyAlgorithm, Pin, Slot, TokenState
 from tests.yubikey import by_ykman
 from tests.yubikey.bench import Bench, EmulatedKey
 from tests.yubikey.model import Model
@@ -105,9 +105,14 @@ def test_a_slot_whose_key_is_gone_is_not_used_again_before_somebody_gave_that_ke
             keyd.init_yubikey("yubi", Pin(PIN), Pin(PUK), factory=True)
             keyd.unlock("yubi", Pin(PIN))
         create(site, "acme/old", "yubi", "82")
+        key.remove()
+        key.factory_reset()
+        offered = key.state.pins_offered
+        key.insert(0)
         with site.client() as keyd:
-            keyd.lock("yubi")
-            key.factory_reset()
+            strange = next(t for t in keyd.watch_tokens("yubi") if t.state is TokenState.LOCKED)
+            assert "none of the keys that are registered" in strange.detail
+            assert key.state.pins_offered == offered
             keyd.init_yubikey("yubi", Pin(PIN), Pin(PUK), factory=True)
             keyd.unlock("yubi", Pin(PIN))
 

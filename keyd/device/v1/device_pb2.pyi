@@ -321,6 +321,7 @@ class Login(_message.Message):
     SERIAL_FIELD_NUMBER: _builtins.int
     PERSON_FIELD_NUMBER: _builtins.int
     SPEND_LAST_TRY_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     pin: _builtins.bytes
     """UTF-8. Unset: the PIN this host logged in with before."""
     serial: _builtins.str
@@ -329,6 +330,12 @@ class Login(_message.Message):
     """A person asked. Otherwise any doubt in the token's PIN flags refuses the login."""
     spend_last_try: _builtins.bool
     """The person accepts that a wrong PIN blocks the token."""
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyObject]:
+        """What should lie on a YubiKey, object_id and public_key alone. One that holds other keys, or
+        none of these, is offered a PIN only for a person.
+        """
+
     def __init__(
         self,
         *,
@@ -336,10 +343,11 @@ class Login(_message.Message):
         serial: _builtins.str = ...,
         person: _builtins.bool = ...,
         spend_last_try: _builtins.bool = ...,
+        keys: _abc.Iterable[Global___KeyObject] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_pin", b"_pin", "pin", b"pin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pin", b"_pin", "person", b"person", "pin", b"pin", "serial", b"serial", "spend_last_try", b"spend_last_try"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pin", b"_pin", "keys", b"keys", "person", b"person", "pin", b"pin", "serial", b"serial", "spend_last_try", b"spend_last_try"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__pin: _TypeAlias = _typing.Literal["pin"]  # noqa: Y015
     _WhichOneofArgType__pin: _TypeAlias = _typing.Literal["_pin", b"_pin"]  # noqa: Y015
