@@ -9,6 +9,8 @@ Each has a trust directory of their own and is somebody else for keyd.
 | four publish at once          | exit 4, whose changes were       | theirs are published; what   |
 |                               | first, --retry                   | was staged is kept           |
 | four publish with --retry     | published on top of it           | all targets are there        |
+| four sign their own roles     | all published                    | the log tells of the same    |
+| in the same moment            |                                  | version signed twice         |
 | consent is demanded           | exit 3, what to approve          | the same bytes go on         |
 | a flood of new online keys    | refused: how many an hour        | others publish meanwhile     |
 """
@@ -24,12 +26,15 @@ import grpc
 import pytest
 
 from keyd.client import Client
+from keyd.model import KeyAlgorithm
+from tests.notary_programs import PRINCIPAL
 from tests.notary_wire import Wire
 from tests.trust_ledger import Ledger
 from tests.trust_stage import TRUST_POLICY, Person, Stage, a_stage
 
 pytestmark = pytest.mark.softhsm
 
+_MOST_ROUNDS = 10
 PEOPLE = ("alice", "bob", "carol", "mallory")
 KEYS_PER_HOUR = 20
 LIMITED = f"""
@@ -97,6 +102,42 @@ def test_four_publishers_at_once_lose_nothing(stage: Stage) -> None:
     assert all(each("status", gun) == [] for each in people.values())
     refused = [e for e in stage.sandbox.entries() if e["outcome"] != "allowed"]
     assert {e["reason_code"] for e in refused} <= {"VERSION_TAKEN", "RULE_REFUSED"}
+
+
+def test_versions_that_parallel_publishers_have_signed_twice_are_told_in_the_log(
+    stage: Stage,
+) -> None:
+    """Everybody has a role of their own, so that nobody is in the way of another one, and
+    notary-server asks for one version of its own roles for several of them."""
+    people = {name: person(stage, name) for name in PEOPLE}
+    gun, alice = stage.gun(), people["alice"]
+    alice("init", gun)
+    for name in PEOPLE:
+        key = f"notary/{gun.replace(':', '0x3a')}/{name}"
+        with stage.sandbox.admin() as keyd:
+            keyd.create_key(key, KeyAlgorithm.ECDSA_P256)
+        alice("delegation", "add", gun, f"targets/{name}", key, "--all-paths")
+    alice("publish", gun)
+    ledger, names = Ledger(stage, gun), set[str]()
+
+    for number in range(_MOST_ROUNDS):
+        for name, each in people.items():
+            target = f"{name}{number}"
+            names.add(target)
+            each("add", gun, target, each.file("file", name), "-r", f"targets/{name}")
+        publishing = [each.fork("publish", gun, "--retry") for each in people.values()]
+        for fork in publishing:
+            code, out, err = fork.wait()
+            assert code == 0, (out, err)
+        reissued = [e for e in ledger.signatures() if e["details"].get("mark") == "reissued"]
+        if reissued:
+            break
+    else:
+        raise AssertionError("notary-server never asked for a version twice")
+
+    assert {e["principal"] for e in reissued} == {PRINCIPAL}
+    assert {e["context"]["role"] for e in reissued} <= {"snapshot", "timestamp"}
+    ledger.check(*names)
 
 
 def test_the_same_command_goes_on_once_people_have_consented(stage: Stage) -> None:
