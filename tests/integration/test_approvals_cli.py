@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -111,6 +112,30 @@ def at_terminal(folder: Path, *args: object, typed: str) -> Said:
     finally:
         os.close(person)
         os.close(terminal)
+
+
+@contextmanager
+def under_way(folder: Path, *args: object) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    """A real process, and what it says; it is ended with the block, or after 30 seconds."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "keyd.cli.keydctl", *(str(a) for a in args)],
+        cwd=REPOSITORY_ROOT,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+    guard = threading.Timer(30, process.kill)
+    guard.start()
+    assert process.stdout is not None
+    try:
+        yield process, process.stdout
+    finally:
+        guard.cancel()
+        process.kill()
+        process.wait(10)
+        process.stdout.close()
 
 
 def a_root_change(daemon: ScriptedDaemon, content: bytes = ROOT_2.signed_bytes) -> str:
@@ -557,30 +582,13 @@ def test_watch_names_each_that_waits_once_with_the_command(
 ) -> None:
     waits = a_root_change(daemon)
     daemon.ask(b"x", subject="acme/ed", requester=ALICE)
-    watching = subprocess.Popen(
-        [sys.executable, "-m", "keyd.cli.keydctl", "watch"],
-        cwd=REPOSITORY_ROOT,
-        env=environment(tmp_path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-    )
-    guard = threading.Timer(30, watching.kill)
-    guard.start()
-    assert watching.stdout is not None
-    try:
-        first = watching.stdout.readline()
+    with under_way(tmp_path, "watch") as (watching, said):
+        first = said.readline()
         daemon.vote(waits, CAROL)
         new = daemon.ask(b"z", subject="acme/ed")
-        second = watching.stdout.readline()
+        second = said.readline()
         watching.send_signal(signal.SIGINT)
-        rest = watching.stdout.read()
-    finally:
-        guard.cancel()
-        watching.kill()
-        watching.wait(10)
-        watching.stdout.close()
+        rest = said.read()
 
     assert first.startswith(f"{waits}  sign acme/root/versions/1 acme:root v2  asked by {BOB}")
     assert first.rstrip().endswith(f"keydctl approve {waits}")
@@ -731,27 +739,13 @@ def test_whoever_stops_waiting_learns_that_the_request_stands(
     daemon: ScriptedDaemon, payload: Path, tmp_path: Path
 ) -> None:
     daemon.demanded["acme/ed"] = 1
-    waiting = subprocess.Popen(
-        [sys.executable, "-m", "keyd.cli.keydctl", "sign", "--key", "acme/ed", "--wait", payload],
-        cwd=REPOSITORY_ROOT,
-        env=environment(tmp_path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-    )
-    guard = threading.Timer(30, waiting.kill)
-    guard.start()
-    assert waiting.stdout is not None
-    try:
-        while "0 of 1 consented" not in (line := waiting.stdout.readline()):
+    sign = ("sign", "--key", "acme/ed", "--wait", payload)
+    with under_way(tmp_path, *sign) as (waiting, said):
+        while "0 of 1 consented" not in (line := said.readline()):
             assert line, "it ended by itself"
         waiting.send_signal(signal.SIGINT)
-        out, _ = waiting.communicate(timeout=30)
-    finally:
-        guard.cancel()
-        waiting.kill()
-        waiting.wait(10)
+        out = said.read()
+        waiting.wait(30)
 
     assert waiting.returncode == 130, out
     assert "approval ap-1 stays open" in out
