@@ -200,7 +200,7 @@ pin = "file:{pin}"
 softhsm_conf = "{self.hsm.conf}"
 """)
         self.keyd = DaemonProcess(
-            folder / "daemon", "--config", str(folder / "keyd.toml"), command=("run",)
+            folder / "daemon", "--config", str(folder / "keyd.toml"), command=("run",), forked=True
         )
         config = folder / "server.json"
         config.write_text(

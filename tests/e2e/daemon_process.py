@@ -13,9 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import IO
+
+from tests.server_forks import ForkedServer
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
@@ -30,16 +33,19 @@ class DaemonProcess:
         *arguments: str,
         command: Sequence[str] = ("dev",),
         env: dict[str, str] | None = None,
+        forked: bool = False,
     ) -> None:
         """``arguments`` are added to ``keyd-server dev --dir FOLDER``. With another ``command``
-        they follow that, and ``folder`` only keeps output and readiness."""
+        they follow that, and ``folder`` only keeps output and readiness. ``forked``: from a process
+        that has loaded keyd-server (tests/forks.py), for stages that only want a daemon there."""
         self.folder = folder
         self.socket = folder / "run" / "keyd.sock"
         self.output = folder.parent / f"{folder.name}.output"
         self._arguments = [*command, *(["--dir", str(folder)] if command == ("dev",) else [])]
         self._arguments += arguments
         self._env = env or {}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | ForkedServer | None = None
+        self._is_forked = forked
 
     @property
     def endpoint(self) -> str:
@@ -76,16 +82,25 @@ class DaemonProcess:
                 notify.settimeout(0.1)
                 began = time.monotonic()
                 with self.output.open("ab") as output:
-                    self._process = subprocess.Popen(
-                        [sys.executable, "-m", "keyd.cli.server", *self._arguments],
-                        stdin=subprocess.DEVNULL,
-                        stdout=output,
-                        stderr=subprocess.STDOUT,
-                        env={**os.environ, "NOTIFY_SOCKET": address, **self._env},
+                    self._process = self._begin(
+                        output, {**os.environ, "NOTIFY_SOCKET": address, **self._env}
                     )
                 if wait:
                     self._await_ready(notify, began + START_TIMEOUT_S)
                 return time.monotonic() - began
+
+    def _begin(
+        self, output: IO[bytes], env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes] | ForkedServer:
+        if self._is_forked:
+            return ForkedServer(self._arguments, env, output)
+        return subprocess.Popen(
+            [sys.executable, "-m", "keyd.cli.server", *self._arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=env,
+        )
 
     def _await_ready(self, notify: socket.socket, deadline: float) -> None:
         assert self._process is not None

@@ -112,7 +112,8 @@ def a_counter(module: Path, port: int) -> Iterator[Counter]:
             with (folder / "d/policy.toml").open("a") as policy:
                 policy.write(_POLICY)
             run = ("run", "--config", str(made.config))
-            with DaemonProcess(folder / "d", command=run, env=bench.environment) as daemon:
+            cards = bench.environment
+            with DaemonProcess(folder / "d", command=run, env=cards, forked=True) as daemon:
                 env = _runner(folder, port, now)
                 counter = Counter(folder, daemon, yubi, spare, env)
                 _set_up(counter)

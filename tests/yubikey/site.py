@@ -136,7 +136,7 @@ def a_site(
         with (folder / "d/policy.toml").open("a") as file:
             file.write(policy)
         command = ("run", "--config", str(made.config))
-        daemon = DaemonProcess(folder / "d", command=command, env=bench.environment)
+        daemon = DaemonProcess(folder / "d", command=command, env=bench.environment, forked=True)
         if starts:
             daemon.start()
         yield Site(daemon, key, folder)

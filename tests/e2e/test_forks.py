@@ -1,4 +1,4 @@
-"""What tests/keydctl_forks.py runs is what the command runs: the same commands both ways."""
+"""What tests/forks.py runs is what the commands run: the same commands both ways."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import keydctl_forks
+from tests import keydctl_forks, server_forks
+from tests.e2e.commands import run_to_end
 from tests.keydctl_forks import Fork
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,6 +77,27 @@ def test_a_fork_answers_as_the_command_does(
     )
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--version",),
+        ("dev", "--help"),
+        ("check", "--config", "missing.toml"),
+        ("doctor", "--config", "missing.toml", "--json"),
+    ],
+    ids="-".join,
+)
+def test_a_fork_of_keyd_server_answers_as_the_command_does(
+    env: dict[str, str], words: tuple[str, ...]
+) -> None:
+    command = run_to_end(sys.executable, "-m", "keyd.cli.server", *words, env=env)
+
+    fork = server_forks.run_to_end(*words, env=env)
+
+    assert (fork.returncode, fork.stdout) == (command.returncode, command.stdout)
+    assert fork.stdout
+
+
 def test_forks_are_processes_of_their_own_and_know_nothing_of_each_other(
     env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -96,7 +118,7 @@ def test_a_fork_dies_of_a_signal_and_says_so(env: dict[str, str], tmp_path: Path
     os.mkfifo(tmp_path / "message")
     fork = Fork(("sign", "--key", "a/b", "message"), env, folder=tmp_path)
 
-    fork.kill(signal.SIGKILL)
+    fork.kill()
 
     assert fork.wait() == (-signal.SIGKILL, "", "")
 

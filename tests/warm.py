@@ -1,5 +1,6 @@
-"""The process that every keydctl of tests/keydctl_forks.py is forked from: it has loaded keydctl,
-and nothing else. Ends, and what it forked with it, when the other end of its socket is closed.
+"""The process that runs of one of keyd's programs are forked from (tests/forks.py): it has loaded
+the program, and done nothing else. ``python -m tests.warm PROGRAM DESCRIPTOR``, a socket; it ends,
+and what it forked with it, when the other end of that is closed.
 
 One message for each run, with five descriptors: a file with the request in JSON, the run's
 standard input, output and error, and a socket to report on. Reported is the pid, with a pidfd
@@ -20,10 +21,12 @@ import socket
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import keyd.cli
-import keyd.cli.keydctl
+
+_MODULES = {"keydctl": "keydctl", "keyd-server": "server"}
 
 
 class Warm:
@@ -98,20 +101,27 @@ def _become(descriptors: list[int]) -> dict[str, Any]:
     return request
 
 
-def main() -> None:
-    """Load keydctl, and serve; what was forked goes on as keydctl, and ends as Python does."""
+def _loaded(program: str) -> ModuleType:
+    """The program's module, with all that its commands load when they are wanted."""
     for module in pkgutil.iter_modules(keyd.cli.__path__):
-        if not module.name.startswith("server"):
+        if module.name.startswith("server") == (program == "keyd-server"):
             importlib.import_module(f"keyd.cli.{module.name}")
+    return sys.modules[f"keyd.cli.{_MODULES[program]}"]
+
+
+def main() -> None:
+    """Load, and serve; what was forked goes on as the program, and ends as Python does."""
+    program, descriptor = sys.argv[1:]
+    loaded = _loaded(program)
     # A fork of a process with threads may hang.
     assert len(list(Path("/proc/self/task").iterdir())) == 1
     gc.freeze()
-    control = socket.socket(fileno=int(sys.argv[1]))
+    control = socket.socket(fileno=int(descriptor))
     control.send(b"warm")
     request = Warm(control).serve()
     if request is not None:
-        sys.argv = ["keydctl", *request["words"]]
-        keyd.cli.keydctl.main()
+        sys.argv = [program, *request["words"]]
+        loaded.main()
 
 
 if __name__ == "__main__":
