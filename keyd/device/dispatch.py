@@ -1,7 +1,8 @@
 """From jobs to frames to signatures: hands the queue of one token to its hosts.
 
 A signature that may wait for a touch travels alone, and nothing beside it: whoever leaves until
-then is not touched for. While a cached touch counts, other signatures with its key go first.
+then is not touched for. Requesters take turns at touches, so that one who asks without end keeps
+nobody from the next one. While a cached touch counts, other signatures with its key go first.
 """
 
 from __future__ import annotations
@@ -160,6 +161,9 @@ class Dispatcher:
 
     def _answered(self, place: Place, frame: Frame, answer: asyncio.Future[pb.Reply]) -> None:
         place.in_flight -= 1
+        if self.touch.is_wanted:
+            call, index = frame.items[0]
+            self._queue.let_others_first(call.jobs[index].purpose.asked_by)
         self.touch.end(asyncio.get_running_loop().time())
         try:
             reply = answer.result()

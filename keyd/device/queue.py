@@ -116,6 +116,13 @@ class SignQueue:
             sorted(self._calls, key=lambda c: not (c.waiting and wanted(c.jobs[c.waiting[0]])))
         )
 
+    def let_others_first(self, requester: str) -> None:
+        """The calls of this one come after all others, in their order."""
+        if requester:
+            self._calls = deque(
+                sorted(self._calls, key=lambda c: c.jobs[0].purpose.asked_by == requester)
+            )
+
     def withdraw(self, call: Call, unwanted: Callable[[SignJob], bool]) -> list[int]:
         """Take those jobs of the call out of the queue: their indexes."""
         found = [index for index in call.waiting if unwanted(call.jobs[index])]

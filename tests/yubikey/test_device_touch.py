@@ -175,6 +175,29 @@ async def test_requests_for_the_same_token_queue_in_sight(desk: Desk) -> None:
     assert (waiting.purpose, waiting.signatures) == (other, 2)
 
 
+async def test_one_who_asks_without_end_keeps_nobody_from_the_next_touch(desk: Desk) -> None:
+    public_key = desk.make(touch="ALWAYS")
+
+    def asked_by(who: str, number: int) -> SignJob:
+        purpose = Purpose("acme/root", f"file {number}", who, f"{who}-{number}")
+        return job(public_key, payload=os.urandom(32), purpose=purpose)
+
+    async with desk.running() as pool:
+        flood = [asyncio.create_task(sign(pool, asked_by("mallory", n))) for n in range(6)]
+        await asyncio.to_thread(desk.key.wait_for_blinking)
+        alice = asyncio.create_task(sign(pool, asked_by("alice", 1)))
+        await eventually(lambda: status(pool).queued == 6)
+        for _ in range(2):
+            await asyncio.to_thread(desk.key.wait_for_blinking)
+            assert await asyncio.to_thread(desk.key.touch)
+        (made,) = await asyncio.wait_for(alice, 10)
+        assert isinstance(made, bytes), repr(made)
+        for waiting in flood:
+            waiting.cancel()
+        results = await asyncio.gather(*flood, return_exceptions=True)
+    assert sum(not isinstance(result, BaseException) for result in results) == 1
+
+
 async def test_a_batch_is_planned_inside_the_time_a_cached_touch_counts(desk: Desk) -> None:
     cached, always = desk.make(touch="CACHED"), desk.make(touch="ALWAYS", slot=SLOT + 1)
     async with desk.running() as pool:
