@@ -7,20 +7,18 @@ plugged in and pulled, touched and not touched, locked and reset. Programs under
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from cryptography import x509
 
@@ -28,8 +26,8 @@ from tests.yubikey.model import Model
 from tests.yubikey.pause import Moment
 from tests.yubikey.process import CONTROL_SOCKET
 from tests.yubikey.touch import WINDOW_S, Person
+from tests.yubikey.warm import Fork
 
-_ROOT = Path(__file__).parents[2]
 _START_S = 10.0
 _CALL_S = 30.0
 _NOTICE_S = 5.0
@@ -59,9 +57,10 @@ class KeyState:
 class Bench:
     """One card process with its pcscd. A context manager: nothing is left when it ends."""
 
-    def __init__(self, folder: Path, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, folder: Path, process: Fork, its_life: IO[bytes]) -> None:
         self._folder = folder
         self._process = process
+        self._its_life = its_life
         self._control: socket.socket | None = None
         self._lines = b""
         self.socket_path = folder / "pcscd.comm"
@@ -76,16 +75,14 @@ class Bench:
         """
         # Short, because a unix socket's path has at most 107 bytes.
         folder = Path(tempfile.mkdtemp(prefix="yubikey-"))
-        log = folder / "card.log"
-        with log.open("wb") as said:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tests.yubikey.process", str(folder), str(readers)],
-                stdin=subprocess.PIPE,
-                stdout=said,
-                stderr=said,
-                env={**os.environ, "PYTHONPATH": str(_ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-            )
-        bench = cls(folder, process)
+        its_input, ours = os.pipe()
+        try:
+            with (folder / "card.log").open("wb") as said:
+                streams = (its_input, said.fileno(), said.fileno())
+                process = Fork("process", (str(folder), str(readers)), os.environ, streams)
+        finally:
+            os.close(its_input)
+        bench = cls(folder, process, os.fdopen(ours, "wb"))
         try:
             bench._connect(time.monotonic() + _START_S)
         except BaseException:
@@ -99,9 +96,7 @@ class Bench:
             self._control.close()
             self._control = None
         self.resume()
-        if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
+        self._its_life.close()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:

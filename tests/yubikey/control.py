@@ -19,6 +19,7 @@ from tests.yubikey.touch import Person
 from tests.yubikey.transport import Plug
 
 _LINE_BYTES = 1 << 20
+_TELLS_S = 0.002
 _UNNOTICED_S = 0.5
 """pcscd looks every 0.4 s: a card that is away for less was never away to it. Of a real YubiKey
 the USB stack tells every removal."""
@@ -110,12 +111,15 @@ class Workbench:
             raise ValueError(f"card {serial} is plugged in")
         loop = asyncio.get_running_loop()
         await asyncio.sleep(self._emptied_at + _UNNOTICED_S - loop.time())
-        port = self._pcscd.port + slot
-        plug = Plug(self._cards[serial], port)
+        changes = self._pcscd.changes(slot)[0] if within_s else 0
+        plug = Plug(self._cards[serial], self._pcscd.port + slot)
         self._plugs[serial] = plug
         if within_s:
             async with asyncio.timeout(within_s):
                 await plug.powered.wait()
+                # It is switched on a moment before anybody is told.
+                while self._pcscd.changes(slot) in ((changes, True), (changes, False)):
+                    await asyncio.sleep(_TELLS_S)
 
     async def _remove(self, serial: int) -> None:
         await self._plugs.pop(serial).pull()

@@ -18,6 +18,9 @@ import struct
 import subprocess
 from pathlib import Path
 
+with contextlib.suppress(ImportError):  # requirements.py says what is missing
+    from smartcard import scard
+
 PCSCD = Path("/usr/sbin/pcscd")
 DRIVERS = Path("/usr/lib/pcsc/drivers")
 DRIVER = DRIVERS / "serial/libifdvpcd.so"
@@ -34,6 +37,8 @@ _MS_REC_PRIVATE = 0x4000 | 0x40000
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _IFF_UP = 1
 _FIRST_PORT_ALONE = 35963
+_CHANGES_SHIFT = 16
+"""pcscd counts changes of a reader in the upper half of its state."""
 
 
 def isolate() -> bool:
@@ -125,6 +130,20 @@ class PrivatePcscd:
             self._process.kill()
         self._process.wait(10)
         self._process = None
+
+    def changes(self, slot: int) -> tuple[int, bool]:
+        """How often pcscd has told its clients that a card was put into this slot or pulled, and
+        whether one is there. It must be running; no card is asked."""
+        os.environ["PCSCLITE_CSOCK_NAME"] = str(self.socket_path)
+        _, context = scard.SCardEstablishContext(scard.SCARD_SCOPE_SYSTEM)
+        try:
+            _, states = scard.SCardGetStatusChange(
+                context, 0, [(self.readers[slot], scard.SCARD_STATE_UNAWARE)]
+            )
+            state = int(states[0][1])
+            return state >> _CHANGES_SHIFT, bool(state & scard.SCARD_STATE_PRESENT)
+        finally:
+            scard.SCardReleaseContext(context)
 
     def log(self) -> str:
         """What it said, for a failing test."""

@@ -45,7 +45,13 @@ async def _main(folder: Path, readers: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Be that process."""
     # Ctrl-C reaches the whole group: the test ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asyncio.run(_main(Path(sys.argv[1]), int(sys.argv[2])))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

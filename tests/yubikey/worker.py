@@ -9,22 +9,20 @@ as a session, lives in their module.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import pickle
 import selectors
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, ParamSpec, Self, TypeVar
+
+from tests.yubikey.warm import Fork
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_ROOT = Path(__file__).parents[2]
 _LENGTH_BYTES = 4
 
 
@@ -41,17 +39,15 @@ class Worker:
     """One such program. A context manager: it is killed at the end if it has not left."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tests.yubikey.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={
-                **os.environ,
-                **environment,
-                "PYTHONPATH": str(_ROOT),
-                "PYTHONDONTWRITEBYTECODE": "1",
-            },
-        )
+        its_input, our_output = os.pipe()
+        our_input, its_output = os.pipe()
+        self._orders, self._results = os.fdopen(our_output, "wb"), os.fdopen(our_input, "rb")
+        try:
+            env = {**os.environ, **environment}
+            self._process = Fork("worker", (), env, (its_input, its_output, 2))
+        finally:
+            os.close(its_input)
+            os.close(its_output)
 
     def __enter__(self) -> Self:
         return self
@@ -64,10 +60,9 @@ class Worker:
     ) -> None:
         self._process.kill()
         self._process.wait(10)
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._orders.close()
+        self._results.close()
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call it there and wait, at most 30 s.
@@ -82,8 +77,7 @@ class Worker:
         self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> Callable[[float], T]:
         """Begin to call it there; the returned function waits so many seconds for the result."""
-        assert self._process.stdin is not None
-        _write(self._process.stdin, (function, args, kwargs))
+        _write(self._orders, (function, args, kwargs))
 
         def result(within_s: float) -> T:
             kind, value = self._read(time.monotonic() + within_s)
@@ -101,8 +95,7 @@ class Worker:
         return kind, value
 
     def _read_exactly(self, size: int, until: float) -> bytes:
-        assert self._process.stdout is not None
-        descriptor = self._process.stdout.fileno()
+        descriptor = self._results.fileno()
         read = b""
         with selectors.DefaultSelector() as selector:
             selector.register(descriptor, selectors.EVENT_READ)
@@ -122,12 +115,11 @@ def _write(stream: IO[bytes], value: object) -> None:
     stream.flush()
 
 
-def _main() -> None:
+def main() -> int:
+    """Be that program."""
     # Results go out by a descriptor that nothing else writes to.
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    # Takes a quarter of a second, in which the test can plug in a key.
-    importlib.import_module("tests.yubikey.by_yubikit")
     while head := sys.stdin.buffer.read(_LENGTH_BYTES):
         function, args, kwargs = pickle.loads(sys.stdin.buffer.read(int.from_bytes(head, "big")))
         try:
@@ -135,7 +127,8 @@ def _main() -> None:
         except Exception as error:  # noqa: BLE001  (the test is told)
             answer = (type(error).__name__, str(error))
         _write(results, answer)
+    return 0
 
 
 if __name__ == "__main__":
-    _main()
+    sys.exit(main())
