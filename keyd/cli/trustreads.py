@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 
 import click
 
-from keyd.adapters.notary import lookup
+from keyd.adapters.notary import lookup, served
 from keyd.adapters.notary.names import parse_gun
 from keyd.cli import output, trustshapes
 from keyd.cli.exits import Exit
@@ -72,8 +71,7 @@ def verify(
     signed = lookup.get(trusted, target)
     limit = signed.target.length
     data = _read(source, limit)
-    wrong = [a for a, d in signed.target.hashes.items() if hashlib.new(a, data).digest() != d]
-    if len(data) != limit or wrong:
+    if not served.matches(data, signed.target):
         raise RepositoryError(
             f"this is not {target} of {name}: size or hash differ",
             hint=f"signed are {limit} bytes with SHA-256 {signed.digest.hex()}",

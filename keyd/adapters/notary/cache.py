@@ -15,7 +15,7 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from keyd.durable import replacing, sync_folder
@@ -25,7 +25,10 @@ _PREFIX = ".keyd-tmp-"
 _CHANGES = "changes.json"
 _UPLOADS = "uploads.json"
 _TURN_S = 0.05
-_ROLE = re.compile(r"root|snapshot|timestamp|targets(?:/[-a-z0-9_]+)*", re.ASCII)
+_OTHERS = r"metadata/(?:root|snapshot|timestamp|targets)(?:/|$)"
+_ROLE = re.compile(rf"root|snapshot|timestamp|targets(?:/(?!{_OTHERS})[-a-z0-9_]+)*", re.ASCII)
+"""A delegated role ``targets/metadata/root`` would lie where the root of the collection
+``GUN/metadata/targets`` does; neither shall touch the other, so such roles are not kept."""
 
 
 class Cache:
@@ -66,13 +69,15 @@ class Cache:
         """Role -> the file that was verified last; empty for a collection never seen."""
         return _files(self.metadata)
 
-    def write(self, files: Mapping[str, bytes]) -> None:
-        """Keep what was verified, the root first: whatever follows is judged by it."""
+    def write(self, files: Mapping[str, bytes], delegated: Collection[str] = ()) -> None:
+        """Keep what was verified, the root first: whatever follows is judged by it. What was seen
+        of other roles is forgotten, but of those ``delegated`` to: hidden for a while, they shall
+        not come back older."""
         there = self.read()
         for role in sorted(files, key=lambda r: (r != "root", r)):
-            if there.get(role) != files[role]:
+            if there.get(role) != files[role] and _ROLE.fullmatch(role):
                 _write(self.metadata / f"{role}.json", files[role])
-        for role in there.keys() - files.keys():
+        for role in there.keys() - files.keys() - set(delegated):
             (self.metadata / f"{role}.json").unlink(missing_ok=True)
 
     def read_changes(self) -> bytes | None:

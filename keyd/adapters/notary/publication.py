@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 
-from keyd.adapters.notary import metadata, uploads
+from keyd.adapters.notary import delegations, metadata, uploads
 from keyd.adapters.notary.cache import Cache
 from keyd.adapters.notary.changes import Change
 from keyd.adapters.notary.conflict import check_between, check_served, describe_others, overtaken
@@ -87,7 +87,7 @@ class Publication:
         )
         found = reading.find()
         if found is not None:
-            self.cache.write(found.files())
+            self.cache.write(found.files(), {d.role.name for d in delegations.found(found)})
         self.evidence.trusted = found
         self._trusted = found
         return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from keyd.content import envelope
-from keyd.content.documents import Dialect, Document, MetaFile
+from keyd.content.documents import Dialect, Document, MetaFile, TargetFile
 from keyd.content.envelope import Envelope
 from keyd.errors import ContentError, RepositoryError
 
@@ -50,8 +50,8 @@ def document(served: Served, kind: type[D]) -> D:
     return found
 
 
-def matches(file: bytes, said: MetaFile) -> bool:
-    """True when size and all known hashes are those that a snapshot or timestamp names."""
+def matches(file: bytes, said: MetaFile | TargetFile) -> bool:
+    """True when size and all known hashes, SHA-256 among them, are those that were signed."""
     if said.length != len(file) or "sha256" not in said.hashes:
         return False
     known = [name for name in said.hashes if name in ("sha256", "sha512")]

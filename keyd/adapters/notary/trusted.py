@@ -279,6 +279,8 @@ class Reading:
             if role not in meta:
                 if role == "targets":
                     raise self._refuse(role, "the snapshot does not name it")
+                if role in self.cached:
+                    found.problems[role] = "it was seen before, and the snapshot names it no more"
                 continue
             served = self._targets_file(found, role, meta[role], *holders)
             if served is None:

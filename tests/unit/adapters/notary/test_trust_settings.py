@@ -197,6 +197,30 @@ def test_a_collection_below_another_keeps_its_own_files(tmp_path: Path) -> None:
     assert below.read() == {"root": b"3"}
 
 
+def test_a_role_that_would_lie_where_another_collection_does_leaves_that_alone(
+    tmp_path: Path,
+) -> None:
+    """Whoever owns app could else have others forget, or mistake, what they saw of the other."""
+    above = Cache(tmp_path, "localhost/app")
+    below = Cache(tmp_path, "localhost/app/metadata/targets")
+    below.write({"root": b"3", "targets": b"4"})
+
+    above.write({"root": b"1", "targets/metadata/root": b"5", "targets/metadata": b"6"})
+    assert above.read() == {"root": b"1", "targets/metadata": b"6"}
+    above.write({"root": b"2"})
+    above.forget()
+
+    assert below.read() == {"root": b"3", "targets": b"4"}
+
+
+def test_what_was_seen_of_a_role_stays_while_somebody_delegates_to_it(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, "localhost/app")
+    cache.write({"root": b"1", "targets/a": b"2", "targets/b": b"3"})
+    cache.write({"root": b"1"}, {"targets/a"})
+
+    assert cache.read() == {"root": b"1", "targets/a": b"2"}
+
+
 def test_roles_that_are_gone_are_forgotten(tmp_path: Path) -> None:
     cache = Cache(tmp_path, "localhost/app")
     cache.write({"root": b"1", "targets/a": b"2"})
