@@ -13,7 +13,6 @@ from keyd.approvals import Approvals
 from keyd.errors import (
     InvalidRequestError,
     KeydError,
-    PolicyDeniedError,
     TokenNotFoundError,
 )
 from keyd.gate import Gate
@@ -37,6 +36,7 @@ from keyd.model import (
 )
 from keyd.newyubikeys import NotConfigured, check_fresh
 from keyd.slots import InSlots
+from keyd.tokens import refuse_remote_secret
 from keyd.unbroken import Unbroken
 
 
@@ -241,15 +241,7 @@ class YubiKeys:
 
     async def _authorize_local(self, caller: Caller, token: str) -> None:
         await self._gate.authorize(caller, Action.PROVISION, token)
-        if caller.principal.is_remote:
-            error = PolicyDeniedError(
-                f"{Action.PROVISION} {token}: PIN and PUK travel over unix sockets only, never "
-                "over TCP",
-                hint="run the command on the daemon's machine",
-                rule="secrets stay local",
-            )
-            await self._gate.refuse(caller, Action.PROVISION, token, error)
-            raise error
+        await refuse_remote_secret(self._gate, caller, Action.PROVISION, token)
         self._status(token)
 
     async def _change(

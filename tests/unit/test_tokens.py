@@ -80,6 +80,24 @@ async def test_unlock_over_tcp_needs_a_policy_that_says_so(domain: Domain) -> No
     await domain.tokens.lock(OPERATOR, "main")
 
 
+async def test_the_pin_of_a_yubikey_is_refused_over_tcp_whatever_the_policy_says() -> None:
+    policy = POLICY.replace(
+        'actions = ["unlock", "lock"', 'remote_unlock = true\nactions = ["unlock"'
+    )
+    with a_domain(parse_policy(policy, "policy.toml")) as domain:
+        domain.token.state = TokenState.LOCKED
+        domain.token.model = "YubiKey YK5"
+        with pytest.raises(PolicyDeniedError, match="unix sockets only"):
+            await domain.tokens.unlock(OPERATOR, "main", Pin("31415926"))
+        assert domain.token.state is TokenState.LOCKED
+        refused = domain.audit.refused[-1]
+        assert (refused.action, refused.token) == ("unlock", "main")
+
+        domain.token.model = "SoftHSM v2"
+        await domain.tokens.unlock(OPERATOR, "main", Pin("31415926"))
+        assert domain.token.state is TokenState.READY
+
+
 async def test_a_locked_token_stays_locked_until_somebody_unlocks_it(domain: Domain) -> None:
     status = await domain.tokens.lock(ADMIN, "main", said="lunch")
 
