@@ -90,8 +90,7 @@ async def test_the_pin_of_a_yubikey_is_refused_over_tcp_whatever_the_policy_says
         with pytest.raises(PolicyDeniedError, match="unix sockets only"):
             await domain.tokens.unlock(OPERATOR, "main", Pin("31415926"))
         assert domain.token.state is TokenState.LOCKED
-        refused = domain.audit.refused[-1]
-        assert (refused.action, refused.token) == ("unlock", "main")
+        assert [refused.action for refused in domain.audit.refused] == ["unlock"]
 
         domain.token.model = "SoftHSM v2"
         await domain.tokens.unlock(OPERATOR, "main", Pin("31415926"))
