@@ -51,6 +51,17 @@ def log_keys(registry: Registry) -> list[Key]:
     return found
 
 
+def log_public_keys(registry: Registry) -> list[bytes]:
+    """The DER SubjectPublicKeyInfo of every log key there ever was, oldest first: what checks
+    old notes."""
+    return [
+        version.public_key
+        for key in log_keys(registry)
+        for version in key.versions
+        if version.public_key
+    ]
+
+
 def _name(number: int) -> str:
     return LOG_KEY if number == 1 else f"{LOG_KEY}-{number}"
 
@@ -98,14 +109,8 @@ class LogKey:
         return key.active.public_key if key and key.active else None
 
     def public_keys(self) -> list[bytes]:
-        """The DER SubjectPublicKeyInfo of every log key there ever was, oldest first: what
-        checks old notes."""
-        return [
-            version.public_key
-            for key in log_keys(self._registry)
-            for version in key.versions
-            if version.public_key
-        ]
+        """See :func:`log_public_keys`."""
+        return log_public_keys(self._registry)
 
     @property
     def is_wanted(self) -> bool:

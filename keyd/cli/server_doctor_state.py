@@ -20,7 +20,7 @@ from keyd.cli.server_state import owned_by_service
 from keyd.content import parse_document
 from keyd.content.documents import Root
 from keyd.errors import ContentError
-from keyd.logkey import log_keys
+from keyd.logkey import log_keys, log_public_keys
 from keyd.model import Checkpoint, Key, VersionState
 from keyd.store import mark_rows, schema
 from keyd.store.database import sqlite_engine
@@ -90,12 +90,7 @@ def _read(connection: Connection, origin: str) -> State:
         flags=snapshot.flags,
         keys=tuple(key for key in snapshot.keys.values() if key not in own),
         log_keys=under_all(
-            [
-                VerifierKey.from_public_key(origin, version.public_key)
-                for key in own
-                for version in key.versions
-                if version.public_key
-            ],
+            [VerifierKey.from_public_key(origin, key) for key in log_public_keys(registry)],
             Origins.read(origin, snapshot.flags.get(ORIGINS)).names,
         ),
         newest_checkpoint=None

@@ -16,7 +16,7 @@ from keyd.audit.note import VerifierKey
 from keyd.audit.origins import ORIGINS, Origins, under_all
 from keyd.config import Config
 from keyd.errors import ConfigError
-from keyd.logkey import REPLACE, log_keys
+from keyd.logkey import REPLACE, log_public_keys
 from keyd.machine import SystemClock
 from keyd.model import Caller, EntryDraft, Outcome, Principal, Registry, SetFlag
 from keyd.store.database import sqlite_engine
@@ -189,8 +189,5 @@ def _no_state(state_dir: Path) -> ConfigError:
 
 def _verifier_keys(config: Config, registry: Registry) -> list[VerifierKey]:
     return [
-        VerifierKey.from_public_key(config.log.origin, version.public_key)
-        for key in log_keys(registry)
-        for version in key.versions
-        if version.public_key
+        VerifierKey.from_public_key(config.log.origin, key) for key in log_public_keys(registry)
     ]
