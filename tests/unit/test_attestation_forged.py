@@ -70,6 +70,18 @@ def der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(Encoding.DER)
 
 
+def saying(card: Card, oid: x509.ObjectIdentifier, value: bytes) -> SlotStatement:
+    """What the card says, with another value of this extension."""
+    extension = x509.UnrecognizedExtension(oid, value)
+    statement = rebuilt(
+        x509.load_der_x509_certificate(card.said.statement),
+        card.attester,
+        lambda b: b.add_extension(extension, critical=False),
+        without=oid,
+    )
+    return replace(card.said, statement=der(statement))
+
+
 def refused(card: Card, said: SlotStatement, trust: Trust | None = None) -> str:
     with pytest.raises(TokenObjectError) as caught:
         verify(said, spki(card.key), "1234567", SLOT, trust or card.trust, NOW)
@@ -249,30 +261,14 @@ def test_form_factor_and_certifications_are_told(
     oid: x509.ObjectIdentifier, value: bytes, shown: str
 ) -> None:
     card = Card.new()
-    statement = x509.load_der_x509_certificate(card.said.statement)
-    extension = x509.UnrecognizedExtension(oid, value)
-    odd = rebuilt(
-        statement,
-        card.attester,
-        lambda b: b.add_extension(extension, critical=False),
-        without=oid,
-    )
-    said = replace(card.said, statement=der(odd))
+    said = saying(card, oid, value)
     assert verify(said, spki(card.key), "1234567", SLOT, card.trust, NOW).form_factor == shown
 
 
 @pytest.mark.parametrize("value", [b"\x02\x03\x80\x00\x01", b"\x02\x02\x01", b"\x04\x01\x05"])
 def test_a_serial_that_is_no_positive_integer_is_refused(value: bytes) -> None:
     card = Card.new()
-    statement = x509.load_der_x509_certificate(card.said.statement)
-    extension = x509.UnrecognizedExtension(SERIAL, value)
-    odd = rebuilt(
-        statement,
-        card.attester,
-        lambda b: b.add_extension(extension, critical=False),
-        without=SERIAL,
-    )
-    assert refused(card, replace(card.said, statement=der(odd))) == "unreadable"
+    assert refused(card, saying(card, SERIAL, value)) == "unreadable"
 
 
 def test_a_root_of_the_same_name_with_another_key_vouches_for_nothing() -> None:
