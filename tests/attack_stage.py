@@ -325,7 +325,7 @@ def a_stage(policy: str = POLICY) -> Iterator[Stage]:
     crew = f'[[listener]]\nkind = "unix"\npath = "{made_in}/run/crew.sock"\nmode = "0666"\n'
     with made.config.open("a") as config:
         config.write(f'{crew}principal = "{CREW}"\n')
-    daemon = DaemonProcess(made_in, "--config", str(made.config), command=("run",))
+    daemon = DaemonProcess(made_in, "--config", str(made.config), command=("run",), forked=True)
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder)
         stack.callback(daemon.kill)

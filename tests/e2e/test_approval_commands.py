@@ -104,7 +104,7 @@ def release() -> Iterator[Release]:
     try:
         subprocess.run(make, check=True, timeout=30, stdin=subprocess.DEVNULL)
         people = ("--person", "alice", "--person", "bob")
-        with DaemonProcess(folder / "dev", *people) as daemon:
+        with DaemonProcess(folder / "dev", *people, forked=True) as daemon:
             made = Release(folder, daemon)
             for role in ("root", "targets"):
                 asked = ("key", "create", f"acme/{role}", "--algorithm", "ecdsa-p256")

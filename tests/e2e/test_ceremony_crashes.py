@@ -37,7 +37,7 @@ OPEN = [phase for phase in ORDER if phase.is_open]
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
-    with DaemonProcess(tmp_path_factory.mktemp("d") / "d") as running:
+    with DaemonProcess(tmp_path_factory.mktemp("d") / "d", forked=True) as running:
         yield running
 
 
@@ -253,7 +253,10 @@ class DaemonKiller(Client):
 
 def test_a_daemon_killed_before_it_learns_of_any_phase_goes_on_from_there(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
-    with DaemonProcess(tmp_path / "d" / "d") as daemon, contextlib.ExitStack() as stack:
+    with (
+        DaemonProcess(tmp_path / "d" / "d", forked=True) as daemon,
+        contextlib.ExitStack() as stack,
+    ):
         keyd = DaemonKiller(daemon.endpoint, keep_checkpoints=False)
         stack.callback(keyd.close)
         keyd.victim = daemon

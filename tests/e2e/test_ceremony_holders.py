@@ -82,7 +82,7 @@ def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[DaemonPro
     started: list[DaemonProcess] = []
     try:
         for name in NAMES:
-            daemon = DaemonProcess(base / name)
+            daemon = DaemonProcess(base / name, forked=True)
             daemon.start()
             started.append(daemon)
         yield started

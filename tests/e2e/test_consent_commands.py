@@ -110,7 +110,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     dev = folder / "d"
     dev.mkdir(mode=0o700)
     (dev / "policy.toml").write_text(POLICY)
-    with DaemonProcess(dev, "--person", "bob") as daemon:
+    with DaemonProcess(dev, "--person", "bob", forked=True) as daemon:
         made = Place(daemon, folder)
         with made.client() as keyd:
             for name in ("activated", "disabled", "enabled", "destroyed"):

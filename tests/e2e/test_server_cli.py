@@ -27,6 +27,7 @@ from keyd.cli.softhsm_token import find_softhsm
 from keyd.client import Binding, Client, Encoding, EntryFilter, KeyAlgorithm
 from keyd.config import load_config
 from keyd.errors import CheckpointBehindError, KeydError
+from tests import server_forks
 from tests.bound_keys import targets
 from tests.e2e.commands import run_to_end
 from tests.e2e.daemon_process import DaemonProcess
@@ -39,9 +40,7 @@ BOUND = "acme/targets"
 
 def keyd_server(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run keyd-server to its end; stdout and stderr together."""
-    return run_to_end(
-        sys.executable, "-m", "keyd.cli.server", *arguments, env={**os.environ, **env}
-    )
+    return server_forks.run_to_end(*arguments, env={**os.environ, **env})
 
 
 @pytest.fixture
@@ -185,12 +184,25 @@ def test_a_broken_policy_is_refused_at_reload_and_the_old_one_stays(daemon: Daem
     assert "policy.toml:" in daemon.tail()
 
 
+HARDWARE_RULE = """
+[[rule]]
+name = "hardware"
+keys = ["acme/root"]
+actions = ["sign"]
+origin = "attested"
+"""
+
+
 def test_check_finds_every_mistake_with_its_line(daemon: DaemonProcess) -> None:
     config = daemon.folder / "keyd.toml"
     good = keyd_server("check", "--config", config)
     assert (good.returncode, "everything is in order" in good.stdout) == (0, True), good.stdout
-    config.write_text(config.read_text().replace("[server]", "[server]\nstate_dri = 1"))
     policy = daemon.folder / "policy.toml"
+    with policy.open("a") as file:
+        file.write(HARDWARE_RULE)
+    counted = keyd_server("check", "--config", config)
+    assert ", 1 rule\n" in counted.stdout, counted.stdout
+    config.write_text(config.read_text().replace("[server]", "[server]\nstate_dri = 1"))
     policy.write_text("[[grant]]\n")
 
     bad = keyd_server("check", "--config", config)

@@ -33,7 +33,7 @@ TIMEOUT_S = 60.0
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
-    with DaemonProcess(tmp_path_factory.mktemp("d") / "d") as running:
+    with DaemonProcess(tmp_path_factory.mktemp("d") / "d", forked=True) as running:
         yield running
 
 

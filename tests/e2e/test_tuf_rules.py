@@ -58,7 +58,7 @@ def alice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
     folder = tmp_path_factory.mktemp("a") / "d"
     folder.mkdir(mode=0o700)
     (folder / "policy.toml").write_text(POLICY)
-    with DaemonProcess(folder, "--person", "bob") as running:
+    with DaemonProcess(folder, "--person", "bob", forked=True) as running:
         yield running
 
 
@@ -67,7 +67,7 @@ def carol(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
     folder = tmp_path_factory.mktemp("c") / "d"
     folder.mkdir(mode=0o700)
     (folder / "policy.toml").write_text(POLICY + STEP)
-    with DaemonProcess(folder) as running:
+    with DaemonProcess(folder, forked=True) as running:
         yield running
 
 

@@ -74,7 +74,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
     folder.mkdir(mode=0o700)
     (folder / "policy.toml").write_text(POLICY)
     people = [word for name in ("alice", "carol", "mallory") for word in ("--person", name)]
-    with DaemonProcess(folder, *people) as running:
+    with DaemonProcess(folder, *people, forked=True) as running:
         yield running
 
 

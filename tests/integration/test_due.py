@@ -30,7 +30,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.repository = folder / "repo"
         self.keydctl = Keydctl(f"unix:{folder}/d/run/keyd.sock", folder / "home")
-        with DaemonProcess(folder / "d"):
+        with DaemonProcess(folder / "d", forked=True):
             self.keydctl.create(*(f"{REPOSITORY}/{role}" for role in ROLES))
             self.keydctl("tuf", "init", self.repository, "--repository", REPOSITORY)
         config = folder / "d" / "preparing.toml"
@@ -38,7 +38,9 @@ class Place:
             (folder / "d" / "keyd.toml").read_text()
             + '\n[rotation]\nprepare = true\n\n[metrics]\naddress = "127.0.0.1:0"\n'
         )
-        self.daemon = DaemonProcess(folder / "o", command=("run", "--config", str(config)))
+        self.daemon = DaemonProcess(
+            folder / "o", command=("run", "--config", str(config)), forked=True
+        )
 
     def client(self) -> Client:
         return Client(self.keydctl.endpoint, keep_checkpoints=False)
