@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ from tests.e2e.commands import run_to_end
 from tests.e2e.daemon_process import DaemonProcess
 from tests.e2e.keydctl_process import Keydctl
 from tests.tuf_repositories import ROLES, StockClient
+from tests.waiting import until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGE = (CHECKOUT / "docs" / "recovery.md").read_text()
@@ -40,14 +41,6 @@ def block(mark: str) -> str:
     found = re.findall(rf"^```{re.escape(mark)}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     assert len(found) == 1, f"docs/recovery.md has {len(found)} blocks marked {mark!r}"
     return str(found[0])
-
-
-def until(what: str, true: Callable[[], object], timeout_s: float = 20) -> None:
-    """Wait for it; bounded."""
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 @dataclass(frozen=True)
@@ -152,7 +145,7 @@ class Place:
 
     def create(self, name: str, token: str = "dev") -> None:
         with self.client() as keyd:
-            until(f"{token} is not there", lambda: self.state(token) is TokenState.READY)
+            until(lambda: self.state(token) is TokenState.READY, f"{token} is there")
             keyd.create_key(name, KeyAlgorithm.ECDSA_P256, token=token)
 
     def state(self, token: str) -> TokenState:
@@ -166,7 +159,7 @@ class Place:
             with (self.daemon.folder / "policy.toml").open("a") as policy:
                 policy.write(f"\n{text}")
             self.daemon.signal(signal.SIGHUP)
-            until(self.daemon.tail(), lambda: keyd.status().policy_sha256 != before)
+            until(lambda: keyd.status().policy_sha256 != before, "the policy is another one")
 
     def site(self, *roots: str, threshold: int = 1, token: str = "dev") -> Site:
         """A published repository with one target. ``token``: where the targets key is."""
