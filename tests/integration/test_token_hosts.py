@@ -272,20 +272,26 @@ async def test_a_host_that_hangs_is_killed_at_the_token_timeout_and_its_jobs_are
 
 
 async def test_a_slow_token_is_not_taken_for_a_hanging_one(bench: Bench) -> None:
-    # Both an RSA key pair and the first frame may well take longer than one call.
-    async with bench.running(bench.hsm.config(token_timeout_s=0.6)) as pool:
-        key = await make_key(pool, KeyAlgorithm.RSA_4096)
-        wanted = SignJob(
-            key.object_id,
-            key.public_key,
-            KeyAlgorithm.RSA_4096,
-            Scheme.RSA_PKCS1_SHA512,
-            os.urandom(64),
-        )
-
-        results = await pool.sign("main", [wanted] * 200)
-
-        assert all(isinstance(result, bytes) for result in results)
+    # A busy machine may take longer than the first of these for one single call; a host that is
+    # killed for the length of all its calls together is killed at each of them.
+    for timeout_s in (0.6, 2.4, 9.6):
+        bench.events.clear()
+        results: list[object] = []
+        async with bench.running(bench.hsm.config(token_timeout_s=timeout_s)) as pool:
+            with contextlib.suppress(DeviceGoneError):
+                # Both an RSA key pair and the first frame may well take longer than one call.
+                key = await make_key(pool, KeyAlgorithm.RSA_4096)
+                wanted = SignJob(
+                    key.object_id,
+                    key.public_key,
+                    KeyAlgorithm.RSA_4096,
+                    Scheme.RSA_PKCS1_SHA512,
+                    os.urandom(64),
+                )
+                results += await pool.sign("main", [wanted] * round(200 * timeout_s / 0.6))
+        if EventKind.HOST_DIED not in bench.kinds():
+            break
+    assert results and all(isinstance(result, bytes) for result in results)
     assert EventKind.HOST_DIED not in bench.kinds()
 
 
