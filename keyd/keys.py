@@ -166,6 +166,8 @@ class Keys(AdoptedKeys):
         """For a YubiKey: what is made in which slot; refusals are in the log."""
         if self._slots is None or not self._slots.is_yubikey(token):
             if new.slot is not None or new.pin is not None or new.touch is not None:
+                # One that was not there since the start has not said what it is.
+                await self._device.check(token)
                 raise InvalidRequestError(
                     "slot",
                     f"token {token} is not known as a YubiKey: slot, PIN and touch policies are "
@@ -177,7 +179,7 @@ class Keys(AdoptedKeys):
             raise InvalidRequestError(
                 "slot",
                 f"token {token} is a YubiKey: say in which slot the key shall lie",
-                hint=f"keydctl key create {new.name} --slot 9c --touch always",
+                hint=f"keydctl key create {new.name} --token {token} --slot 9c --touch always",
             )
         try:
             return await self._slots.order(

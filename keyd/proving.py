@@ -23,6 +23,7 @@ from keyd.model import (
     Purpose,
     Scheme,
     SignJob,
+    Slot,
     TokenObject,
     TouchPolicy,
 )
@@ -36,16 +37,21 @@ def check_demands(version: KeyVersion, demands: Iterable[KeyDemand]) -> None:
     """
     for demand in demands:
         proven = version.attestation
+        touching = " --touch always" if demand.touch else ""
         if proven is None:
             why = f"{version.name} is {version.origin}"
+            made_there = "keydctl key create NAME --token TOKEN --slot 9c" + touching
+            if Slot.of_object(version.object_id) is not None and not demand.touch:
+                made_there = f"keydctl key rotate {version.key}"
             hint = (
                 "if it was made on a YubiKey: keydctl yubikey attest TOKEN SLOT; else make a key "
-                f"there: keydctl key rotate {version.key}, or keydctl key create NAME --slot 9c"
+                f"there: {made_there}"
             )
         elif demand.touch and proven.touch is TouchPolicy.NEVER:
             why = f"{version.name} signs without a touch, as its attestation proves"
             hint = (
-                "the policy of a key never changes: keydctl key create NAME --slot --touch always"
+                "the policy of a key never changes: keydctl key create NAME --token TOKEN "
+                f"--slot 9c{touching}"
             )
         else:
             continue

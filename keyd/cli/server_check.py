@@ -43,7 +43,8 @@ def check_all(path: Path, now: datetime) -> Findings:
         found.errors.append(e)
         return found
     found.lines.append(
-        f"{path}: {_count(config.tokens, 'token')}, {_count(config.listeners, 'listener')}"
+        f"{path}: {_count(len(config.tokens), 'token')}, "
+        f"{_count(len(config.listeners), 'listener')}"
     )
     for _, part in check_parts(config, now):
         found.lines += part.lines
@@ -74,8 +75,8 @@ def _found(look: Callable[[Findings], None]) -> Findings:
     return found
 
 
-def _count(things: tuple[object, ...], word: str) -> str:
-    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _check_policy(config: Config, found: Findings) -> None:
@@ -85,7 +86,8 @@ def _check_policy(config: Config, found: Findings) -> None:
         found.errors.append(e)
         return
     found.lines.append(
-        f"{config.server.policy}: {_count(policy.grants, 'grant')}, {_count(policy.rules, 'rule')}"
+        f"{config.server.policy}: {_count(len(policy.grants), 'grant')}, "
+        f"{_count(policy.rule_count, 'rule')}"
     )
     if not policy.grants:
         found.lines.append(f"warning: {config.server.policy} grants nothing to anybody")

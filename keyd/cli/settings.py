@@ -60,7 +60,9 @@ class Settings:
             return
         if not sys.stdin.isatty():
             raise click.UsageError(f"{question} Without a terminal this needs --yes.")
-        typed = click.prompt(f"{question}\nType {name} to go on", err=True, default="")
+        typed = click.prompt(
+            f"{question}\nType {name} to go on", err=True, default="", show_default=False
+        )
         if typed.strip() != name:
             output.note("not confirmed; nothing was changed")
             raise click.Abort

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -13,9 +12,6 @@ from keyd.cli.exits import Exit
 from keyd.cli.keyarguments import REASON
 from keyd.cli.secrets import fd_option, read_secret
 from keyd.cli.settings import Group, Settings
-
-if TYPE_CHECKING:
-    from keyd.client import Slot, YubiKey, YubiKeySlot
 
 
 @click.group(cls=Group)
@@ -189,15 +185,14 @@ def certificate(settings: Settings, token: str, slot: str, write: str | None, re
     with settings.connect() as keyd:
         if write:
             keyd.write_slot_certificate(token, wanted, _certificate(write), reason=reason)
-        content = _slot(keyd.list_yubikeys(token), wanted)
+        (found,) = keyd.list_yubikeys(token)
+    if found.state is None:
+        raise click.ClickException(f"{token}: {found.problem}")
+    content = next((c for c in found.slots if c.slot == wanted), None)
     if content is None or not content.certificate:
         raise click.ClickException(f"there is no certificate in slot {wanted} of {token}")
     text = pem(content.certificate)
     settings.answer({"slot": str(wanted), "certificate": text}, text.rstrip("\n"))
-
-
-def _slot(yubikeys: list[YubiKey], slot: Slot) -> YubiKeySlot | None:
-    return next((c for y in yubikeys for c in y.slots if c.slot == slot), None)
 
 
 def _certificate(file: str) -> bytes:

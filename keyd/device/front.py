@@ -182,7 +182,8 @@ class TokenFront:
         elif probed.trouble:
             what = f"cannot be looked for: {probed.trouble}"
         error = self._gone(what)
-        error.hint = TROUBLE_HINTS.get(probed.trouble, error.hint)
+        absent = "plug it in, or correct its serial or label in keyd.toml"
+        error.hint = TROUBLE_HINTS.get(probed.trouble, absent)
         return error
 
     def _gone(self, what: str) -> DeviceGoneError:

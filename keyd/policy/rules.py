@@ -140,8 +140,9 @@ class GrantPolicy:
         self._hash = policy_hash
         self.grants = grants
         self.rules = rules
-        self._consents = ConsentRules(consents)
-        self._demands = tuple(demands)
+        asking, self._demands = tuple(consents), tuple(demands)
+        self._consents = ConsentRules(asking)
+        self._rule_count = len(rules) + len(asking) + len(self._demands)
         self._limits = LimitTable(limits)
         self._approvers = dict(approvers or {})
         self._part = lru_cache(_MAX_PRINCIPALS_CACHED)(self._sort_out)
@@ -151,6 +152,11 @@ class GrantPolicy:
     def hash(self) -> str:
         """SHA-256 of the policy text, hex."""
         return self._hash
+
+    @property
+    def rule_count(self) -> int:
+        """Those that deny, that want consent and that want a kind of key, together."""
+        return self._rule_count
 
     def decide(
         self,

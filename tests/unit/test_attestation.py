@@ -253,14 +253,30 @@ def a_version(proven: Attestation | None) -> KeyVersion:
 
 
 @pytest.mark.parametrize(
-    ("touch", "demand", "said"),
+    ("touch", "demand", "said", "way_out"),
     [
-        (None, KeyDemand("hardware"), "acme/root/versions/1 is generated"),
-        (TouchPolicy.NEVER, KeyDemand("hardware", touch=True), "signs without a touch"),
+        (
+            None,
+            KeyDemand("hardware"),
+            "acme/root/versions/1 is generated",
+            "keydctl key rotate acme/root",
+        ),
+        (
+            None,
+            KeyDemand("hardware", touch=True),
+            "acme/root/versions/1 is generated",
+            "keydctl key create NAME --token TOKEN --slot 9c --touch always",
+        ),
+        (
+            TouchPolicy.NEVER,
+            KeyDemand("hardware", touch=True),
+            "signs without a touch",
+            "keydctl key create NAME --token TOKEN --slot 9c --touch always",
+        ),
     ],
 )
 def test_a_key_that_is_not_what_the_rule_demands_is_refused_with_a_way_out(
-    touch: TouchPolicy | None, demand: KeyDemand, said: str
+    touch: TouchPolicy | None, demand: KeyDemand, said: str, way_out: str
 ) -> None:
     proven = (
         Attestation("9c", "1234567", "5.4.3", "", PinPolicy.ONCE, touch, (b"",)) if touch else None
@@ -268,7 +284,7 @@ def test_a_key_that_is_not_what_the_rule_demands_is_refused_with_a_way_out(
     with pytest.raises(PolicyDeniedError) as refused:
         check_demands(a_version(proven), [demand])
     assert said in refused.value.message
-    assert "keydctl" in refused.value.hint
+    assert way_out in refused.value.hint
     assert refused.value.facts["rule"] == "rule hardware"
 
 

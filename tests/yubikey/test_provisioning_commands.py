@@ -28,7 +28,7 @@ touch = true
 
 @pytest.fixture
 def site(bench: Bench, key: EmulatedKey, ykcs11: Path) -> Iterator[Site]:
-    with a_site(bench, ykcs11, key, policy=_RULE) as started:
+    with a_site(bench, ykcs11, key, more={"drawer": 9999999}, policy=_RULE) as started:
         yield started
 
 
@@ -130,7 +130,18 @@ def test_what_is_missing_or_odd_is_told_before_anything_is_tried(site: Site) -> 
     assert "is no YubiKey" in json.dumps(no_yubikey)
     assert site.run("yubikey", "attest", "yubi", "f9").returncode == 2
     assert "attests no key" in json.dumps(site.do("yubikey", "attest", "yubi", "9c", code=1))
-    assert site.run("yubikey", "certificate", "yubi", "9c").returncode == 1
+    for token, why in (
+        ("yubi", "there is no certificate in slot 9c"),
+        ("dev", "dev is no YubiKey"),
+        ("drawer", "token drawer is not there: no token has serial 9999999"),
+    ):
+        done = site.run("yubikey", "certificate", token, "9c")
+        assert (done.returncode, why in done.stderr) == (1, True), done.stderr
+    unseen = site.do("key", "create", "acme/a", "--token", "drawer", "--slot", "9c", code=4)
+    assert "token drawer is not there" in unseen["error"]["message"]
+    assert "plug it in" in unseen["error"]["hint"]
+    slotless = site.do("key", "create", "acme/a", "--token", "yubi", code=2)
+    assert "key create acme/a --token yubi --slot 9c" in slotless["error"]["hint"]
     assert site.key.state.pins_offered == 0
 
 
