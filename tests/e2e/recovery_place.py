@@ -204,7 +204,7 @@ def a_place() -> Iterator[Place]:
             with made.config.open("a") as config:
                 config.write(EXTRA_TOKEN.format(label, library, file, conf))
         run = ("run", "--config", str(made.config))
-        with DaemonProcess(folder / "d", command=run) as daemon:
+        with DaemonProcess(folder / "d", command=run, forked=True) as daemon:
             yield Place(folder, daemon, tokens)
     finally:
         shutil.rmtree(folder)
