@@ -118,7 +118,8 @@ class Fork:
     def ended(self, timeout_s: float) -> int | None:
         """As :meth:`poll`, after waiting for the end for so long."""
         if self.returncode is None and select.select([self._report], [], [], timeout_s)[0]:
-            self.returncode = int(self._report.recv(32))
+            # Nothing comes where what it was forked from was killed, and it with that.
+            self.returncode = int(self._report.recv(32) or -signal.SIGKILL)
         return self.returncode
 
     def close(self) -> None:
