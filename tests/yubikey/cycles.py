@@ -26,6 +26,7 @@ from keyd.device.pool import DevicePool
 from keyd.errors import DeviceGoneError, KeydError
 from keyd.model import TokenState
 from tests.yubikey.bench import Bench, EmulatedKey
+from tests.yubikey.counted import CountedModule, Sessions
 from tests.yubikey.desk import SLOT, Desk, check, eventually, is_state, job, sign, status
 from tests.yubikey.model import Model
 from tests.yubikey.pause import Moment
@@ -53,8 +54,9 @@ class Held:
 @dataclass(frozen=True, slots=True)
 class Report:
     """Before and after the cycles: the token host, pcscd (each context of a client is a thread and
-    a file of it) and the daemon's side. ``logins``: as keyd told of them. ``pins_offered``: as the
-    card counted; ``strangers``: the same of the other serial, with its signatures."""
+    a file of it) and the daemon's side, and the sessions of libykcs11 in the host. ``logins``: as
+    keyd told of them. ``pins_offered``: as the card counted; ``strangers``: the same of the other
+    serial, with its signatures."""
 
     cycles: int
     took_s: float
@@ -69,6 +71,7 @@ class Report:
     host: tuple[Held, Held]
     pcscd: tuple[Held, Held]
     daemon: tuple[Held, Held]
+    sessions: tuple[Sessions, Sessions]
 
 
 def _held(pid: int) -> Held:
@@ -158,18 +161,22 @@ async def _main(count: int, folder: Path) -> Report:
     with Bench.start() as bench:
         os.environ.update(bench.environment)
         with Worker(bench.environment) as worker:
-            desk = Desk(bench.add(Model(1234567)), worker, require(), folder)
+            counted = CountedModule(require(), folder)
+            desk = Desk(bench.add(Model(1234567)), worker, counted.module, folder)
             plain, touched = desk.make(), desk.make(touch="ALWAYS", slot=SLOT + 1)
         async with desk.running() as pool:
             cycles = _Cycles(desk, bench, pool)
+            await eventually(is_state(pool, TokenState.READY), _PATIENCE_S)
             for number in range(WARM_UP):
                 await cycles.run(number, plain, touched)
             host, before = cycles.snapshot()
+            sessions_before = counted.sessions
             started = time.monotonic()
             for number in range(count):
                 await cycles.run(number, plain, touched)
             took_s = time.monotonic() - started
             same_host, after = cycles.snapshot()
+            sessions = counted.sessions
             state, other = desk.key.state, cycles.stranger.state
         told = Counter(desk.kinds())
         return Report(
@@ -186,6 +193,7 @@ async def _main(count: int, folder: Path) -> Report:
             host=(before[0], after[0]),
             pcscd=(before[1], after[1]),
             daemon=(before[2], after[2]),
+            sessions=(sessions_before, sessions),
         )
 
 
