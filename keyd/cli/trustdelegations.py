@@ -113,6 +113,8 @@ def delegation_remove(
     collection = Session(settings, f"trust delegation remove {name} {role}").collection(name)
     trusted = collection.find(is_expired_taken=True)
     names = delegations.keyids_of(trusted, collection.staged(), role)
+    if not names:
+        delegations.check_known(trusted, name, role)
     keyids = delegations.select(names, key_ids, role)
     cut = _cut_paths(trusted, role, _split(paths), all_paths)
     is_last = bool(keyids) and set(keyids) == set(names.values())

@@ -24,6 +24,7 @@ from keyd.cli.trustsession import (
     TrustGroup,
     answer,
     now,
+    split_roles,
 )
 from keyd.model import Binding, KeyAlgorithm
 
@@ -172,12 +173,13 @@ def refresh(settings: Settings, gun: str, roles: tuple[str, ...], within: str) -
     """Sign anew, as it is, what expires soon or has expired, or each ROLE. For cron."""
     name = parse_gun(gun)
     collection = Session(settings, f"trust refresh {name}").collection(name)
+    chosen = split_roles(roles, "root", "snapshot", "timestamp") if roles else ()
     until = now() + timedelta(seconds=duration(within))
 
     def is_due(expires: datetime) -> bool:
         return expires <= until
 
-    return answer(settings, rotation.refresh(collection, roles, is_due), name)
+    return answer(settings, rotation.refresh(collection, chosen, is_due), name)
 
 
 COMMANDS = (key, refresh)

@@ -77,17 +77,19 @@ class Session:
     def collection(self, gun: str, trust_dir: Path | None = None) -> Collection:
         """A collection; ``trust_dir``: another one than the user's."""
         url = self.trust.server_of(gun)
-        how = credentials.how_to_log_in(gun.partition("/")[0])
-        advice = f"{how}, or set {LOGIN_VARIABLE} to base64 of USER:PASSWORD"
+        advice = credentials.how_to_log_in(gun.partition("/")[0])
+        if self.trust.is_server_named(url):
+            advice += f", or set {LOGIN_VARIABLE} to base64 of USER:PASSWORD"
         web = self._web(url, functools.partial(self._login, gun, url), advice)
         ring = KeyRing(gun, self.client, self.token, self.reason)
         cache = Cache(trust_dir or self.trust.trust_dir, gun)
         return Collection(NotaryServer(web, gun), cache, ring, self.trust.pinning, now)
 
     def _login(self, gun: str, url: str) -> Login | None:
-        """As docker: the login for the registry; notary's variable comes first."""
+        """As docker: the login for the registry; notary's variable comes first, but it is not for
+        any server that a name of an image leads to."""
         given = os.environ.get(LOGIN_VARIABLE, "")
-        if given:
+        if given and self.trust.is_server_named(url):
             return credentials.from_basic(given)
         hosts = (gun.partition("/")[0], urlsplit(url).netloc)
         found = (credentials.find_login(self.trust.docker_dir, host) for host in hosts)
@@ -149,16 +151,18 @@ def stage_or_publish(
     return Exit.DONE
 
 
-def split_roles(given: tuple[str, ...]) -> tuple[str, ...]:
+def split_roles(given: tuple[str, ...], *besides: str) -> tuple[str, ...]:
     """The roles that a person named, with commas or one by one; targets where none is.
+    ``besides``: roles that sign no targets and do all the same.
 
     Raises:
-        click.UsageError: one that signs no targets.
+        click.UsageError: another one that signs no targets.
     """
     roles = tuple(dict.fromkeys(r for each in given for r in each.split(",") if r))
     for role in roles:
-        if role != "targets" and not role.startswith("targets/"):
-            raise click.UsageError(f"{role!r} is no delegated role: as in targets/releases")
+        if role not in ("targets", *besides) and not role.startswith("targets/"):
+            others = ", ".join(("targets", *besides))
+            raise click.UsageError(f"{role!r} is none of {others} and targets/NAME")
     return roles or ("targets",)
 
 

@@ -179,7 +179,8 @@ def test_the_timestamp_key_is_never_the_publishers(alice: Person, gun: str) -> N
 
 def test_expiring_roles_are_signed_anew(stage: Stage, alice: Person, gun: str) -> None:
     assert alice("refresh", gun)["published"] == {}
-    assert alice("refresh", gun, "targets", "root")["published"] == {"root": 2, "targets": 2}
+    assert alice("refresh", gun, "targets,root")["published"] == {"root": 2, "targets": 2}
+    assert b"'dev' is none of targets, root" in alice.run("trust", "refresh", gun, "dev").stderr
     assert set(alice("refresh", gun, "timestamp")["published"]) == {"snapshot", "timestamp"}
     assert alice("refresh", gun, "--within", "1200d")["published"] == {"targets": 3}
     assert set(stage.listed(gun)) == {"v1"}
@@ -256,6 +257,8 @@ def test_taking_the_last_key_away_names_the_tags_that_vanish(
     alice("delegation", "remove", gun, "targets/e", key_id[:12], "--yes", "-p")
     assert "only-erins" not in stage.listed(gun)
     alice("delegation", "remove", gun, "targets/e", "--yes", "-p")
+    again = alice("delegation", "remove", gun, "targets/e", "--yes", code=1)["error"]
+    assert "does not delegate to targets/e" in again["message"]
     assert alice("delegation", "list", gun) == []
 
 

@@ -169,6 +169,19 @@ def test_a_credential_helper_is_asked_for_the_login(place: Place, gun: str, tmp_
     assert place.notary_lists(gun) == {"v1"}
 
 
+def test_the_variable_of_notary_is_not_for_a_server_that_only_a_name_leads_to(place: Place) -> None:
+    """Whoever makes somebody inspect an image of theirs would get the login else."""
+    person, login = place.stage.person(), encoded(ALICE)
+    gun = f"{place.stage.sandbox.url.removeprefix('https://')}/app"
+
+    unnamed = person("list", gun, code=1, NOTARY_AUTH=login, DOCKER_CONTENT_TRUST_SERVER="")
+    named = person("list", gun, code=1, NOTARY_AUTH=login)
+
+    assert "wants a login to pull" in unnamed["error"]["message"]
+    assert "NOTARY_AUTH" not in unnamed["error"]["hint"]
+    assert "has no collection" in named["error"]["message"]
+
+
 def test_the_variable_of_notary_comes_before_dockers_login(place: Place, gun: str) -> None:
     person = place.stage.person()
     log_in(person, gun, READER)

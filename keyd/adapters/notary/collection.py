@@ -62,8 +62,8 @@ class Collection:
     def absent(self) -> RepositoryError:
         """The error for a collection that the server does not have."""
         return RepositoryError(
-            f"the trust server has no collection {self.gun}",
-            hint=f"begin it: keydctl trust init {self.gun}",
+            f"the trust server {self.server.web.base_url} has no collection {self.gun}",
+            hint=f"begin it: keydctl trust init {self.gun}; where another server has it: -s URL",
             gun=self.gun,
         )
 

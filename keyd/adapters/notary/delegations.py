@@ -113,6 +113,21 @@ def keyids_of(trusted: Trusted | None, staged: Sequence[Change], role: str) -> d
     return names
 
 
+def check_known(trusted: Trusted | None, gun: str, role: str) -> None:
+    """Refuse a role that nobody delegates to.
+
+    Raises:
+        RepositoryError: it is none of the published ones.
+    """
+    if trusted is None or role not in {each.role.name for each in found(trusted)}:
+        raise RepositoryError(
+            f"{gun} does not delegate to {role}",
+            hint=f"keydctl trust delegation list {gun} shows to whom it does",
+            gun=gun,
+            role=role,
+        )
+
+
 def select(names: dict[str, str], given: Sequence[str], role: str) -> list[str]:
     """Ids in metadata for what a person called them; a beginning that fits one key is enough.
 

@@ -56,6 +56,11 @@ class Settings:
         host = gun.partition("/")[0]
         return DOCKER_HUB_SERVER if host == DOCKER_HUB else f"https://{host}"
 
+    def is_server_named(self, url: str) -> bool:
+        """True for a server that a person named, or docker's own; False for one that was only found
+        by the name of a collection."""
+        return url in (self.server_url, DOCKER_HUB_SERVER)
+
     def tls_for(self, url: str) -> TlsFiles:
         """The files for one server: those that were named, and docker's for its host."""
         named = self.tls

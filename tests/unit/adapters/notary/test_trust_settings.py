@@ -183,6 +183,16 @@ def test_plain_http_is_for_loopback(url: str) -> None:
     web.check_url(url)
 
 
+def test_only_a_server_that_somebody_named_is_told_notarys_own_login(tmp_path: Path) -> None:
+    """Not one that the name of an image leads to, which anybody may have chosen."""
+    unset = settings.load({}, home=tmp_path)
+    named = settings.load({settings.SERVER_VARIABLE: "https://notary.example.org"}, home=tmp_path)
+
+    assert not unset.is_server_named(unset.server_of("evil.example.org/app"))
+    assert unset.is_server_named(unset.server_of("docker.io/library/alpine"))
+    assert named.is_server_named(named.server_of("evil.example.org/app"))
+
+
 # ------------------------------------------------------------------------------ the folder
 
 
