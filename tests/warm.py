@@ -9,6 +9,7 @@ standard input, output and error, and a socket to report on. Reported is the pid
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import json
@@ -26,6 +27,8 @@ from typing import Any
 
 import keyd.cli
 
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
 _MODULES = {"keydctl": "keydctl", "keyd-server": "server"}
 
 
@@ -85,6 +88,7 @@ class Warm:
 
 def _become(descriptors: list[int]) -> dict[str, Any]:
     """Whatever a process has from its parent, as the request wants it."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for standard, descriptor in enumerate(descriptors[1:4]):

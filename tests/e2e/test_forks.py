@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import keydctl_forks, server_forks
+from tests import forks, keydctl_forks, server_forks
 from tests.e2e.commands import run_to_end
+from tests.forks import Warm
 from tests.keydctl_forks import Fork
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,3 +129,17 @@ def test_a_fork_that_does_not_end_is_killed_in_time(env: dict[str, str], tmp_pat
 
     with pytest.raises(subprocess.TimeoutExpired):
         keydctl_forks.run(("sign", "--key", "a/b", "message"), env, folder=tmp_path, timeout_s=0.05)
+
+
+def test_nothing_outlives_what_it_was_forked_from(env: dict[str, str], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "message")
+    warm = Warm("keydctl")
+    with Path(os.devnull).open("r+b") as nothing:
+        streams = (nothing.fileno(), nothing.fileno(), nothing.fileno())
+        fork = forks.Fork(warm, ("sign", "--key", "a/b", "message"), env, streams, folder=tmp_path)
+    parent = int(Path(f"/proc/{fork.pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+    os.kill(parent, signal.SIGKILL)
+
+    assert fork.ended(30) == -signal.SIGKILL
+    fork.close()
