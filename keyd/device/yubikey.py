@@ -5,7 +5,6 @@ libykcs11 sets no policies, attests nothing and has no AES management key, so al
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -14,10 +13,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from smartcard.Exceptions import SmartcardException
 from ykman.pcsc import ScardSmartCardConnection
-from ykman.piv import get_pivman_data, get_pivman_protected_data, sign_certificate_builder
-from yubikit.core import BadResponseError, CommandError, InvalidPinError, NotSupportedError
+from ykman.piv import get_pivman_protected_data, sign_certificate_builder
+from yubikit.core import CommandError, InvalidPinError, NotSupportedError
 from yubikit.core.smartcard import SW, ApduError
-from yubikit.management import ManagementSession
 from yubikit.piv import (
     KEY_TYPE,
     PIN_POLICY,
@@ -30,6 +28,7 @@ from keyd.device.settings import TOUCH_WINDOW_S
 from keyd.device.v1 import device_pb2 as pb
 from keyd.device.yubikey_card import RETRY_AFTER_S, reach
 from keyd.device.yubikey_init import opens, set_up
+from keyd.device.yubikey_look import KINDS, look, slot_content
 from keyd.errors import (
     DeadlineError,
     DeviceFaultError,
@@ -40,21 +39,11 @@ from keyd.errors import (
     TokenLockedError,
     TokenObjectError,
 )
-from keyd.model import SLOTS, KeyAlgorithm
+from keyd.model import KeyAlgorithm
 
 _PROTECT = "put it there with: ykman piv access change-management-key --generate --protect"
 _YEARS = timedelta(days=365 * 30)
-_KINDS = {
-    KeyAlgorithm.ECDSA_P256: KEY_TYPE.ECCP256,
-    KeyAlgorithm.ECDSA_P384: KEY_TYPE.ECCP384,
-    KeyAlgorithm.ED25519: KEY_TYPE.ED25519,
-    KeyAlgorithm.RSA_2048: KEY_TYPE.RSA2048,
-    KeyAlgorithm.RSA_3072: KEY_TYPE.RSA3072,
-    KeyAlgorithm.RSA_4096: KEY_TYPE.RSA4096,
-}
-_NAMES = {kind: algorithm.value for algorithm, kind in _KINDS.items()}
 _NO_TOUCH = (SW.SECURITY_CONDITION_NOT_SATISFIED, SW.CONDITIONS_NOT_SATISFIED)
-_NOTHING_THERE = (SW.REFERENCE_DATA_NOT_FOUND, SW.FILE_NOT_FOUND)
 
 
 class YubiKeyHand:
@@ -106,7 +95,7 @@ class YubiKeyHand:
     ) -> pb.YubiKeyReport:
         what = order.WhichOneof("what")
         if what == "look":
-            return pb.YubiKeyReport(state=self._look(connection))
+            return pb.YubiKeyReport(state=look(connection, self._serial))
         piv = PivSession(connection)
         if what == "init":
             notes = self._init(piv, order.init)
@@ -128,31 +117,6 @@ class YubiKeyHand:
             self._write_certificate(piv, order.write_certificate)
             return pb.YubiKeyReport(done=pb.YubiKeyDone())
         raise self._fault(f"is asked for {what}, which its host does not know")
-
-    # -- look ------------------------------------------------------------------------------
-
-    def _look(self, connection: ScardSmartCardConnection) -> pb.YubiKeyState:
-        info = ManagementSession(connection).read_device_info()
-        piv = PivSession(connection)
-        state = pb.YubiKeyState(
-            serial=self._serial,
-            firmware=str(info.version),
-            form_factor=str(info.form_factor),
-            management_protected=get_pivman_data(piv).has_stored_key,
-        )
-        try:
-            pin, puk = piv.get_pin_metadata(), piv.get_puk_metadata()
-            management = piv.get_management_key_metadata()
-        except NotSupportedError:
-            state.pin_tries = piv.get_pin_attempts()
-        else:
-            state.pin_tries, state.pin_tries_of = pin.attempts_remaining, pin.total_attempts
-            state.puk_tries, state.puk_tries_of = puk.attempts_remaining, puk.total_attempts
-            state.management_algorithm = management.key_type.name
-            known = ("pin", pin), ("puk", puk), ("management-key", management)
-            state.factory.extend(name for name, found in known if found.default_value)
-        state.slots.extend(found for slot in SLOTS if (found := _slot(piv, SLOT(slot.number))))
-        return state
 
     # -- secrets ---------------------------------------------------------------------------
 
@@ -193,7 +157,7 @@ class YubiKeyHand:
     # -- keys ------------------------------------------------------------------------------
 
     def _generate(self, piv: PivSession, order: pb.YubiKeyGenerate) -> pb.YubiKeyMade:
-        slot, kind = SLOT(order.slot), _KINDS[KeyAlgorithm(order.algorithm)]
+        slot, kind = SLOT(order.slot), KINDS[KeyAlgorithm(order.algorithm)]
         self._check_empty(piv, slot)
         policies = PIN_POLICY[order.pin_policy.upper()], TOUCH_POLICY[order.touch_policy.upper()]
         piv.check_key_support(kind, *policies, generate=True)
@@ -245,7 +209,7 @@ class YubiKeyHand:
         )
 
     def _check_empty(self, piv: PivSession, slot: SLOT) -> None:
-        found = _slot(piv, slot)
+        found = slot_content(piv, slot)
         if found is None:
             return
         lies = found.algorithm or "a key or certificate of unknown kind"
@@ -280,7 +244,7 @@ class YubiKeyHand:
     def _write_certificate(self, piv: PivSession, order: pb.YubiKeyWriteCertificate) -> None:
         slot = SLOT(order.slot)
         certificate = x509.load_der_x509_certificate(order.certificate)
-        found = _slot(piv, slot)
+        found = slot_content(piv, slot)
         spki = certificate.public_key().public_bytes(
             Encoding.DER, PublicFormat.SubjectPublicKeyInfo
         )
@@ -319,31 +283,3 @@ class YubiKeyHand:
 
     def _fault(self, why: str) -> DeviceFaultError:
         return DeviceFaultError(f"YubiKey {self._serial} {why}", token=self._token)
-
-
-def _slot(piv: PivSession, slot: SLOT) -> pb.YubiKeySlot | None:
-    """What lies there; None where nothing does. Before firmware 5.3 only a certificate shows, and
-    a slot that attests."""
-    found = pb.YubiKeySlot(slot=slot)
-    # One that is damaged hides neither its key nor the other slots.
-    with contextlib.suppress(ApduError, BadResponseError, ValueError):
-        found.certificate = piv.get_certificate(slot).public_bytes(Encoding.DER)
-    try:
-        facts = piv.get_slot_metadata(slot)
-    except NotSupportedError:
-        with contextlib.suppress(ApduError):
-            piv.attest_key(slot)
-            found.origin = "generated"
-        return found if found.certificate or found.origin else None
-    except ApduError as error:
-        if error.sw not in _NOTHING_THERE:
-            raise
-        return found if found.certificate else None
-    found.algorithm = _NAMES.get(facts.key_type, facts.key_type.name)
-    found.pin_policy = facts.pin_policy.name.lower()
-    found.touch_policy = facts.touch_policy.name.lower()
-    found.origin = "generated" if facts.generated else "imported"
-    found.public_key = facts.public_key.public_bytes(
-        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-    )
-    return found
