@@ -16,6 +16,7 @@ from keyd.errors import (
     TokenNotFoundError,
 )
 from keyd.gate import Gate
+from keyd.lasttries import check_pin_tries, check_puk_tries
 from keyd.model import (
     Action,
     Attestation,
@@ -144,28 +145,54 @@ class YubiKeys:
         return self._status(token), notes
 
     async def change_pin(
-        self, caller: Caller, token: str, old: Pin, new: Pin, *, said: str = ""
+        self,
+        caller: Caller,
+        token: str,
+        old: Pin,
+        new: Pin,
+        *,
+        spend_last_try: bool = False,
+        said: str = "",
     ) -> TokenStatus:
         """Change the PIN; a wrong old one costs a try, and is tried once.
 
         Raises:
             PinRefusedError: with how many tries are left.
+            TokenLockedError: only the last try is left and was not offered.
         """
         await self._authorize_local(caller, token)
         check_secret("new_pin", new)
+        if new.reveal() == old.reveal():
+            raise InvalidRequestError("new_pin", "that is the PIN as it is; nothing was tried")
         self._check_yubikey(token)
+        if not spend_last_try:
+            check_pin_tries(token, await self._yubikeys.look(token))
         await self._change(
             caller, token, "PIN changed", said, lambda: self._yubikeys.change_pin(token, old, new)
         )
         return self._status(token)
 
     async def unblock(
-        self, caller: Caller, token: str, puk: Pin, new: Pin, *, said: str = ""
+        self,
+        caller: Caller,
+        token: str,
+        puk: Pin,
+        new: Pin,
+        *,
+        spend_last_try: bool = False,
+        said: str = "",
     ) -> TokenStatus:
-        """Set a new PIN by the PUK; a wrong PUK costs a try, and is tried once."""
+        """Set a new PIN by the PUK; a wrong PUK costs a try, and is tried once.
+
+        Raises:
+            PinRefusedError: with how many tries are left.
+            TokenLockedError: only the PUK's last try is left and was not offered.
+        """
         await self._authorize_local(caller, token)
         check_secret("new_pin", new)
         self._check_yubikey(token)
+        if not spend_last_try:
+            check_puk_tries(token, await self._yubikeys.look(token))
         await self._change(
             caller,
             token,

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 REASON = click.option("--reason", default="", help="Why, for the log.")
 """The option --reason of each command that changes something."""
 
+LAST_TRY = click.option("--spend-last-try", is_flag=True, help="Go on although it is the last try.")
+"""The option of each command that sends a PIN or PUK which may be wrong."""
+
 
 def versioned(command: Callable[..., Any]) -> Callable[..., Any]:
     """The arguments KEY and VERSION; KEY/versions/N says both."""

@@ -11,6 +11,7 @@ from keyd.cli import output
 from keyd.cli.durations import duration
 from keyd.cli.exits import Exit
 from keyd.cli.finishing import tell_of_finishing
+from keyd.cli.keyarguments import LAST_TRY
 from keyd.cli.settings import Group, Settings
 from keyd.cli.tokenshapes import object_json, objects_table, token_json, tokens_table
 
@@ -66,7 +67,7 @@ def watch(settings: Settings, token: str, until: str | None, timeout: int | None
 @click.argument("token")
 @click.option("--pin-stdin", is_flag=True, help="Read the PIN from standard input, one line.")
 @click.option("--configured", is_flag=True, help="Use the daemon's configured PIN source once.")
-@click.option("--spend-last-try", is_flag=True, help="Go on although it is the token's last try.")
+@LAST_TRY
 @click.pass_obj
 def unlock(
     settings: Settings, token: str, pin_stdin: bool, configured: bool, spend_last_try: bool

@@ -9,7 +9,7 @@ import click
 
 from keyd.cli import output
 from keyd.cli.exits import Exit
-from keyd.cli.keyarguments import REASON
+from keyd.cli.keyarguments import LAST_TRY, REASON
 from keyd.cli.secrets import fd_option, read_secret
 from keyd.cli.settings import Group, Settings
 
@@ -99,10 +99,16 @@ def init(
 @_secrets(("old-pin", "PIN as it is"), ("new-pin", "new PIN"))
 @yubikey.command("change-pin")
 @click.argument("token")
+@LAST_TRY
 @REASON
 @click.pass_obj
 def change_pin(
-    settings: Settings, token: str, reason: str, old_pin_fd: int | None, new_pin_fd: int | None
+    settings: Settings,
+    token: str,
+    spend_last_try: bool,
+    reason: str,
+    old_pin_fd: int | None,
+    new_pin_fd: int | None,
 ) -> None:
     """Change the PIN. A wrong old one costs one of the tries."""
     from keyd.cli.tokenshapes import token_json
@@ -110,17 +116,23 @@ def change_pin(
     old = read_secret(f"PIN of {token} as it is", old_pin_fd, "--old-pin-fd")
     new = read_secret(f"New PIN of {token}", new_pin_fd, "--new-pin-fd", twice=True)
     with settings.connect() as keyd:
-        now = keyd.change_pin(token, old, new, reason=reason)
+        now = keyd.change_pin(token, old, new, spend_last_try=spend_last_try, reason=reason)
     settings.answer(token_json(now), f"{now.name} has a new PIN and is {now.state}")
 
 
 @_secrets(("puk", "PUK"), ("new-pin", "new PIN"))
 @yubikey.command()
 @click.argument("token")
+@LAST_TRY
 @REASON
 @click.pass_obj
 def unblock(
-    settings: Settings, token: str, reason: str, puk_fd: int | None, new_pin_fd: int | None
+    settings: Settings,
+    token: str,
+    spend_last_try: bool,
+    reason: str,
+    puk_fd: int | None,
+    new_pin_fd: int | None,
 ) -> None:
     """Set a new PIN with the PUK. A wrong PUK costs one of its tries."""
     from keyd.cli.tokenshapes import token_json
@@ -128,7 +140,7 @@ def unblock(
     puk = read_secret(f"PUK of {token}", puk_fd, "--puk-fd")
     new = read_secret(f"New PIN of {token}", new_pin_fd, "--new-pin-fd", twice=True)
     with settings.connect() as keyd:
-        now = keyd.unblock_pin(token, puk, new, reason=reason)
+        now = keyd.unblock_pin(token, puk, new, spend_last_try=spend_last_try, reason=reason)
     settings.answer(
         token_json(now), f"{now.name} has a new PIN; now: keydctl token unlock {now.name}"
     )

@@ -52,18 +52,30 @@ def init_yubikey(
     )
 
 
-def change_pin(token: str, old: Pin, new: Pin, *, reason: str = "") -> Call[TokenStatus]:
+def change_pin(
+    token: str, old: Pin, new: Pin, *, spend_last_try: bool = False, reason: str = ""
+) -> Call[TokenStatus]:
     """Change a YubiKey's PIN; a wrong old one costs a try."""
     request = tokens_pb2.ChangePinRequest(
-        token=token, old_pin=old.reveal(), new_pin=new.reveal(), reason=reason
+        token=token,
+        old_pin=old.reveal(),
+        new_pin=new.reveal(),
+        reason=reason,
+        spend_last_try=spend_last_try,
     )
     return call("TokenService/ChangePin", request, tokens_pb2.Token, wire.token)
 
 
-def unblock_pin(token: str, puk: Pin, new: Pin, *, reason: str = "") -> Call[TokenStatus]:
+def unblock_pin(
+    token: str, puk: Pin, new: Pin, *, spend_last_try: bool = False, reason: str = ""
+) -> Call[TokenStatus]:
     """Set a YubiKey's PIN by its PUK; a wrong PUK costs a try. The token is LOCKED afterwards."""
     request = tokens_pb2.UnblockPinRequest(
-        token=token, puk=puk.reveal(), new_pin=new.reveal(), reason=reason
+        token=token,
+        puk=puk.reveal(),
+        new_pin=new.reveal(),
+        reason=reason,
+        spend_last_try=spend_last_try,
     )
     return call("TokenService/UnblockPin", request, tokens_pb2.Token, wire.token)
 

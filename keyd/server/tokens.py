@@ -110,7 +110,12 @@ class TokenServicer:
         """Another PIN."""
         old, new = (yubikey_wire.secret(message, field) for field in ("old_pin", "new_pin"))
         status = await self._yubikeys.change_pin(
-            caller, check_token(message.token), old, new, said=check_reason(message.reason)
+            caller,
+            check_token(message.token),
+            old,
+            new,
+            spend_last_try=message.spend_last_try,
+            said=check_reason(message.reason),
         )
         return wire.token_message(status)
 
@@ -118,7 +123,12 @@ class TokenServicer:
         """Another PIN, by the PUK."""
         puk, new = (yubikey_wire.secret(message, field) for field in ("puk", "new_pin"))
         status = await self._yubikeys.unblock(
-            caller, check_token(message.token), puk, new, said=check_reason(message.reason)
+            caller,
+            check_token(message.token),
+            puk,
+            new,
+            spend_last_try=message.spend_last_try,
+            said=check_reason(message.reason),
         )
         return wire.token_message(status)
 

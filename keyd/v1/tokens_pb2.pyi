@@ -702,11 +702,14 @@ class ChangePinRequest(_message.Message):
     NEW_PIN_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SPEND_LAST_TRY_FIELD_NUMBER: _builtins.int
     token: _builtins.str
     old_pin: _builtins.str
     new_pin: _builtins.str
     reason: _builtins.str
     request_id: _builtins.str
+    spend_last_try: _builtins.bool
+    """Go on although a wrong old PIN would block it."""
     def __init__(
         self,
         *,
@@ -715,10 +718,11 @@ class ChangePinRequest(_message.Message):
         new_pin: _builtins.str = ...,
         reason: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        spend_last_try: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_pin", b"new_pin", "old_pin", b"old_pin", "reason", b"reason", "request_id", b"request_id", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_pin", b"new_pin", "old_pin", b"old_pin", "reason", b"reason", "request_id", b"request_id", "spend_last_try", b"spend_last_try", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -733,11 +737,14 @@ class UnblockPinRequest(_message.Message):
     NEW_PIN_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SPEND_LAST_TRY_FIELD_NUMBER: _builtins.int
     token: _builtins.str
     puk: _builtins.str
     new_pin: _builtins.str
     reason: _builtins.str
     request_id: _builtins.str
+    spend_last_try: _builtins.bool
+    """Go on although a wrong PUK would block it for ever."""
     def __init__(
         self,
         *,
@@ -746,10 +753,11 @@ class UnblockPinRequest(_message.Message):
         new_pin: _builtins.str = ...,
         reason: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        spend_last_try: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_pin", b"new_pin", "puk", b"puk", "reason", b"reason", "request_id", b"request_id", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_pin", b"new_pin", "puk", b"puk", "reason", b"reason", "request_id", b"request_id", "spend_last_try", b"spend_last_try", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -156,6 +156,13 @@ async def test_a_yubikey_in_use_is_not_set_up_anew(office: Office) -> None:
         await office.yubikeys.init(ADMIN, "main", PIN, PUK, factory=True)
 
 
+async def test_a_new_pin_that_is_the_old_one_is_refused_and_nothing_is_tried(
+    office: Office,
+) -> None:
+    with pytest.raises(InvalidRequestError, match="the PIN as it is"):
+        await office.yubikeys.change_pin(ADMIN, "main", PIN, PIN)
+
+
 async def test_a_puk_that_is_the_pin_is_refused(office: Office) -> None:
     with pytest.raises(InvalidRequestError, match="must not be the PIN"):
         await office.yubikeys.init(ADMIN, "main", PIN, PIN, factory=True)

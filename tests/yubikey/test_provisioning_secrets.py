@@ -82,7 +82,11 @@ def test_a_wrong_old_pin_costs_one_try_and_the_token_stays_ready_and_signs(site:
 def test_a_wrong_old_pin_on_the_last_try_blocks_it_and_says_what_unblocks(site: Site) -> None:
     site.key.tries_left(pin=1)
 
-    blocked = site.do(*CHANGE, secrets=f"{WRONG}\n{OTHER}\n", code=3)
+    careful = site.do(*CHANGE, secrets=f"{WRONG}\n{OTHER}\n", code=3)
+    assert "change-pin yubi --spend-last-try" in careful["error"]["hint"]
+    assert (site.key.state.pin_tries, site.state()) == (1, "READY"), "nothing was tried"
+
+    blocked = site.do(*CHANGE, "--spend-last-try", secrets=f"{WRONG}\n{OTHER}\n", code=3)
 
     assert blocked["error"]["reason"] == "TOKEN_LOCKED"
     assert "keydctl yubikey unblock yubi" in blocked["error"]["hint"]
@@ -105,7 +109,10 @@ def test_wrong_puks_count_and_the_last_one_says_what_is_lost(site: Site) -> None
     for left in ("2 tries are", "1 try is"):
         wrong = site.do(*UNBLOCK, secrets=f"{WRONG}\n{OTHER}\n", code=3)
         assert f"refused the PUK: {left} left" in wrong["error"]["message"]
-    lost = site.do(*UNBLOCK, secrets=f"{WRONG}\n{OTHER}\n", code=3)
+    careful = site.do(*UNBLOCK, secrets=f"{WRONG}\n{OTHER}\n", code=3)
+    assert "unblock yubi --spend-last-try" in careful["error"]["hint"]
+    assert site.key.state.puk_tries == 1
+    lost = site.do(*UNBLOCK, "--spend-last-try", secrets=f"{WRONG}\n{OTHER}\n", code=3)
     assert "can only be reset, which destroys its keys" in lost["error"]["hint"]
     assert site.key.state.puk_tries == 0
     (looked,) = site.do("yubikey", "list", "yubi")
