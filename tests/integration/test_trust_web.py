@@ -11,8 +11,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from keyd.adapters.notary import answers
+from keyd.adapters.notary import answers, registry
 from keyd.adapters.notary.credentials import Login
+from keyd.adapters.notary.names import Image
 from keyd.adapters.notary.server import NotaryServer
 from keyd.adapters.notary.settings import TlsFiles
 from keyd.adapters.notary.web import Web
@@ -234,6 +235,13 @@ def test_half_an_answer_is_none(server: Server) -> None:
 
     with pytest.raises(ServerGoneError, match="does not answer"):
         web(server).ask("GET", "/v2/")
+
+
+def test_a_page_in_place_of_a_manifest_is_not_signed(server: Server) -> None:
+    server.challenge, server.answer = 'Basic realm="x"', b"<html>Please log in</html>"
+
+    with pytest.raises(RepositoryError, match="is no manifest"):
+        registry.find_manifest(web(server), Image("registry.example.org", "app", "1.0"))
 
 
 def test_an_answer_that_takes_too_long_is_given_up() -> None:

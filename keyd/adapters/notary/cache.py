@@ -59,11 +59,18 @@ class Cache:
                         f"another keydctl trust is working on {self.path}", retry_after_s=2
                     )
                 time.sleep(_TURN_S)
-            for leftover in self.path.rglob(f"{_PREFIX}*"):
-                leftover.unlink(missing_ok=True)
+            self._tidy()
             yield
         finally:
             os.close(descriptor)
+
+    def _tidy(self) -> None:
+        """Take away what a run that died was writing. Other collections may lie below this one, and
+        somebody may be writing there at this moment."""
+        for folder in (self.metadata, self.staging):
+            for leftover in folder.rglob(f"{_PREFIX}*"):
+                if not {"metadata", ".keyd"} & set(leftover.relative_to(folder).parts):
+                    leftover.unlink(missing_ok=True)
 
     def read(self) -> dict[str, bytes]:
         """Role -> the file that was verified last; empty for a collection never seen."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from keyd.adapters.notary.names import DOCKER_HUB, Image
 from keyd.adapters.notary.web import Web
-from keyd.errors import RepositoryError
+from keyd.content import canonical
+from keyd.errors import ContentError, RepositoryError
 
 HUB_URL = "https://registry-1.docker.io"
 _ACCEPT = ", ".join(
@@ -37,7 +38,7 @@ def find_manifest(web: Web, image: Image) -> Manifest:
     """The manifest behind a tag, hashed here: what the registry says of it is not believed.
 
     Raises:
-        RepositoryError: there is no such image, or it is not what its digest says.
+        RepositoryError: there is no such image, it is no manifest, or not what its digest says.
         ServerGoneError, PolicyDeniedError: see :meth:`Web.ask`.
     """
     wanted = image.digest or image.tag
@@ -58,6 +59,12 @@ def find_manifest(web: Web, image: Image) -> Manifest:
             f"the registry {image.host} answered {answer.status} for {image.path}:{wanted}",
             image=image.familiar,
         )
+    if not _is_object(answer.body):  # the page of a proxy or of a login, for instance
+        raise RepositoryError(
+            f"what {image.host} sent for {image.path}:{wanted} is no manifest",
+            hint="see what answers there; a proxy may stand in between",
+            image=image.familiar,
+        )
     digest = hashlib.sha256(answer.body).digest()
     told = answer.headers.get("docker-content-digest", "")
     for other in (image.digest, told if told.startswith("sha256:") else ""):
@@ -68,3 +75,10 @@ def find_manifest(web: Web, image: Image) -> Manifest:
                 image=image.familiar,
             )
     return Manifest(digest, len(answer.body))
+
+
+def _is_object(content: bytes) -> bool:
+    try:
+        return isinstance(canonical.load(content), dict)
+    except ContentError:
+        return False

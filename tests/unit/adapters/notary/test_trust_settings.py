@@ -248,3 +248,17 @@ def test_only_one_works_on_a_collection_and_leftovers_go(tmp_path: Path) -> None
             pass
     with cache.locked():
         assert not leftover.exists()
+
+
+def test_what_somebody_writes_in_a_collection_below_is_no_leftover(tmp_path: Path) -> None:
+    above = Cache(tmp_path, "localhost/app")
+    below = [Cache(tmp_path, f"localhost/app/{name}") for name in ("tool", "metadata/targets")]
+    leftover = above.metadata / "targets" / ".keyd-tmp-x"
+    written = [folder / ".keyd-tmp-y" for each in below for folder in (each.metadata, each.staging)]
+    for file in (leftover, *written):
+        file.parent.mkdir(parents=True)
+        file.touch()
+
+    with above.locked():
+        assert not leftover.exists()
+        assert all(file.exists() for file in written)
