@@ -140,6 +140,23 @@ class Gate:
             )
         return key
 
+    async def refuse_remote_secret(self, caller: Caller, action: Action, token: str) -> None:
+        """PIN and PUK of a YubiKey count only where they came over a unix socket, whatever the
+        policy says; a refusal is in the log.
+
+        Raises:
+            PolicyDeniedError: they came over TCP.
+        """
+        if not caller.principal.is_remote:
+            return
+        error = PolicyDeniedError(
+            f"{action} {token}: PIN and PUK travel over unix sockets only, never over TCP",
+            hint="run the command on the daemon's machine",
+            rule="secrets stay local",
+        )
+        await self.refuse(caller, action, token, error)
+        raise error
+
     async def refuse(self, caller: Caller, action: str, name: str, error: KeydError) -> None:
         """Write a refusal of an action on a key (or token) into the log."""
         await self._audit.refuse(

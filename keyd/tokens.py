@@ -56,24 +56,6 @@ def _before(caller: Caller, status: TokenStatus, asked: str) -> int:
     return 0
 
 
-async def refuse_remote_secret(gate: Gate, caller: Caller, action: Action, token: str) -> None:
-    """PIN and PUK of a YubiKey count only where they came over a unix socket, whatever the policy
-    says; a refusal is in the log.
-
-    Raises:
-        PolicyDeniedError: they came over TCP.
-    """
-    if not caller.principal.is_remote:
-        return
-    error = PolicyDeniedError(
-        f"{action} {token}: PIN and PUK travel over unix sockets only, never over TCP",
-        hint="run the command on the daemon's machine",
-        rule="secrets stay local",
-    )
-    await gate.refuse(caller, action, token, error)
-    raise error
-
-
 class Tokens:
     """Decides who may touch a token, and writes down what came of it."""
 
@@ -176,7 +158,7 @@ class Tokens:
         """
         await self._gate.authorize(caller, Action.UNLOCK, token)
         if pin is not None and self._status(token).is_yubikey:
-            await refuse_remote_secret(self._gate, caller, Action.UNLOCK, token)
+            await self._gate.refuse_remote_secret(caller, Action.UNLOCK, token)
         self._status(token)
         # Never the PIN: what people consent to is stored and shown.
         consent = await self._approvals.consent_to(

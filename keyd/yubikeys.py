@@ -37,7 +37,6 @@ from keyd.model import (
 )
 from keyd.newyubikeys import NotConfigured, check_fresh
 from keyd.slots import InSlots
-from keyd.tokens import refuse_remote_secret
 from keyd.unbroken import Unbroken
 
 
@@ -268,7 +267,7 @@ class YubiKeys:
 
     async def _authorize_local(self, caller: Caller, token: str) -> None:
         await self._gate.authorize(caller, Action.PROVISION, token)
-        await refuse_remote_secret(self._gate, caller, Action.PROVISION, token)
+        await self._gate.refuse_remote_secret(caller, Action.PROVISION, token)
         self._status(token)
 
     async def _change(
