@@ -16,11 +16,12 @@ from keyd.device.events import KnownKeys, OnEvent, OnSigned
 from keyd.device.failures import CARD_IS_KEPT, TROUBLE_HINTS, failure_error, gone_error
 from keyd.device.login import Door
 from keyd.device.settings import TokenConfig
-from keyd.device.supervisor import HostDiedError
+from keyd.device.supervisor import HostDiedError, HostProcess
 from keyd.device.v1 import device_pb2 as pb
 from keyd.errors import DeviceGoneError, KeydError
-from keyd.model import PinAttempts, Purpose, SignJob, TokenStatus
+from keyd.model import PinAttempts, Purpose, SignJob, TokenState, TokenStatus
 
+_LOCKED_ROUNDS = 4
 _ASIDE_POLL_S = 0.02
 """How often a request that needs no login looks for a host."""
 
@@ -139,20 +140,37 @@ class TokenFront:
             TokenError: what the host answered, or that nobody sees the token.
         """
         place = self._places[0]
+        host = await self._host_that_sees(place, within_s)
+        if host is None:
+            raise self._unseen()
         try:
-            async with asyncio.timeout(within_s):
-                # A host that was just ended still counts as seeing the token for a moment.
-                while not (place.seen.is_set() and place.host and place.host.is_open):
-                    await asyncio.sleep(_ASIDE_POLL_S)
-        except TimeoutError:
-            raise (self._condition.why_not() or self._gone("has no host")) from None
-        try:
-            reply = await place.host.ask(request)
+            reply = await host.ask(request)
         except HostDiedError as died:
             raise self._gone(f"lost its host: {died}") from died
         if reply.WhichOneof("what") == "failure":
             raise failure_error(self.config.name, reply.failure)
         return reply
+
+    async def _host_that_sees(self, place: Place, within_s: float) -> HostProcess | None:
+        """The place's host once it has shown the token; None when it does not. One that replaces
+        the host which a lock ended is waited for longer: it takes its time on a busy machine, and
+        nothing else is the matter."""
+        for _ in range(_LOCKED_ROUNDS):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    # A host that was just ended still counts as seeing the token for a moment.
+                    while not (place.seen.is_set() and place.host and place.host.is_open):
+                        await asyncio.sleep(_ASIDE_POLL_S)
+                    return place.host
+            if self._condition.state is not TokenState.LOCKED:
+                break
+        return None
+
+    def _unseen(self) -> KeydError:
+        """Why no host shows the token. A lock is no reason: who unlocks it must not be told to."""
+        if self._condition.state is TokenState.LOCKED:
+            return self._gone("has no host yet, one is being started")
+        return self._condition.why_not() or self._gone("has no host")
 
     async def refresh(self) -> None:
         """What lies on the token was changed: every host looks anew, with the PIN it has."""

@@ -104,7 +104,9 @@ class TokenKeeper(TokenFront):
         # Held until all are in: the later hosts must not try the configured PIN in between.
         async with self._door.lock:
             for place in self._places:
-                host = await self._host_that_sees(place)
+                host = await self._host_that_sees(place, GRACE_S)
+                if host is None and place.index == 0:
+                    raise self._unseen()
                 if host is None or place.logged_in:
                     continue
                 try:
@@ -119,16 +121,6 @@ class TokenKeeper(TokenFront):
                     place.wake.set()
                     raise
                 self._entered(place, entered, by_person=True)
-
-    async def _host_that_sees(self, place: Place) -> HostProcess | None:
-        """The place's host once it has shown the token; None for a second host that is missing."""
-        try:
-            async with asyncio.timeout(GRACE_S):
-                await place.seen.wait()
-        except TimeoutError:
-            if place.index == 0:
-                raise (self._condition.why_not() or self._gone("has no host")) from None
-        return place.host
 
     async def lock(self) -> None:
         """End the logged-in hosts; LOCKED until somebody unlocks."""

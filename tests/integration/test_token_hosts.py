@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -754,6 +755,20 @@ async def test_a_token_locked_by_hand_stays_locked_though_its_pin_is_configured(
 
         assert status(pool).state is TokenState.READY
     assert EventKind.HOST_DIED not in bench.kinds()
+
+
+async def test_an_unlock_waits_for_the_new_host_of_a_locked_token_and_is_not_told_to_unlock_it(
+    bench: Bench,
+) -> None:
+    async with bench.running(bench.hsm.config(pin_source="prompt")) as pool:
+        await pool.unlock("main", Pin(PIN))
+        with (bench.hsm.run_dir / f"init-{bench.hsm.module.name}.lock").open("ab") as held:
+            # A host waits five seconds for it: it may be another one's that hangs.
+            fcntl.flock(held, fcntl.LOCK_EX)
+            await pool.lock("main")
+            await pool.unlock("main", Pin(PIN))
+
+        assert status(pool).state is TokenState.READY
 
 
 # -- configurations that cannot work -------------------------------------------------------------
