@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from tests import keydctl_forks
 from tests.e2e.daemon_process import DaemonProcess
 from tests.tuf_documents import ALICE, BOB, a_root, a_targets, write
 
@@ -40,15 +41,7 @@ class Machine:
         return {**clean, "HOME": home, "KEYD_ENDPOINT": self.daemon.endpoint}
 
     def run(self, *args: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "keyd.cli.keydctl", *(str(a) for a in args)],
-            env=self.environ,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = keydctl_forks.run_text([str(a) for a in args], self.environ, stdin=stdin)
         assert "Traceback" not in done.stderr
         return done
 
