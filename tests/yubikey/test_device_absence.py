@@ -200,6 +200,31 @@ async def test_a_card_that_another_program_keeps_for_itself_is_said_so_and_used_
         check(public_key, (await sign(pool, job(public_key)))[0])
 
 
+async def test_a_pcscd_without_any_reader_is_no_trouble_and_the_key_signs_when_one_is_there(
+    desk: Desk, bench: Bench
+) -> None:
+    """As on a machine whose only reader was the YubiKey. That it goes while pcscd runs cannot be
+    had here: pcscd 1.9.9 takes a reader of its configuration away when SIGUSR1 makes it look and
+    the driver fails (RFReCheckReaderConf), and vpcd's driver says "empty" instead."""
+    public_key = desk.make()
+    readers = bench.socket_path.parent / "readers/yubikey"
+    async with desk.running() as pool:
+        await eventually(is_state(pool, TokenState.READY))
+        await pull(desk.key)
+        readers.rename(readers.with_name(".away"))
+        await asyncio.to_thread(bench.kill_pcscd)
+        await eventually(lambda: "journalctl -u pcscd" in status(pool).detail)
+        await asyncio.to_thread(bench.start_pcscd)
+        await eventually(lambda: "no token has serial 1234567" in status(pool).detail)
+        readers.with_name(".away").rename(readers)
+        await asyncio.to_thread(bench.kill_pcscd)
+        await asyncio.to_thread(bench.start_pcscd)
+        await plug(desk.key)
+        await eventually(is_state(pool, TokenState.READY))
+        check(public_key, (await sign(pool, job(public_key)))[0])
+    assert desk.key.state.pin_tries == 3
+
+
 @pytest.mark.parametrize("missed", [Moment.SELECT, Moment.SERIAL])
 async def test_a_key_that_did_not_answer_at_first_is_looked_at_again(
     desk: Desk, missed: Moment

@@ -12,6 +12,7 @@ Not here, and why:
   waits its turn as in "held in a transaction" (test_device_absence.py has it with a touch);
 * a real suspend of the machine: to PC/SC it is "asleep" when the card keeps its power and
   "powered-off" when it does not;
+* a reader that goes with its YubiKey: vpcd's stays, see test_device_absence.py;
 * a card that another program holds exclusively before keyd comes: test_device_absence.py.
 """
 
