@@ -75,21 +75,9 @@ def key_name(gun: str, role: str, number: int = 1) -> str:
     return check_name("name", name)
 
 
-def parse_key_name(name: str) -> GunName:
-    """What the name of a key says.
-
-    Raises:
-        InvalidRequestError: no name that :func:`key_name` gives.
-    """
-    found = find_gun_name(name)
-    if found is None:
-        raise InvalidRequestError("name", f"{name[:160]!r} is not {PREFIX}GUN/ROLE")
-    return found
-
-
 @lru_cache(maxsize=4096)
 def find_gun_name(name: str) -> GunName | None:
-    """The same, None for keys of any other name."""
+    """What the name of a key says, None for a name that :func:`key_name` does not give."""
     if not name.startswith(PREFIX):
         return None
     gun, _, role = name.removeprefix(PREFIX).rpartition("/")

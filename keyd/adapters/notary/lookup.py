@@ -83,16 +83,6 @@ def tag(trusted: Trusted, name: str) -> Signed:
     return found
 
 
-def signers(trusted: Trusted, name: str) -> list[Signed]:
-    """Every role's own signature of a name."""
-    return [
-        Signed(name, role, target)
-        for role in trusted.targets
-        if (target := trusted.targets_document(role).targets.get(name)) is not None
-        and may_sign(trusted, role, name)
-    ]
-
-
 def may_sign(trusted: Trusted, role: str, name: str) -> bool:
     """True when the paths of a role, and of all above it, allow a name (prefixes)."""
     while role != "targets":
