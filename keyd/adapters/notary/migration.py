@@ -267,8 +267,8 @@ def _check_fresh(collection: Collection) -> None:
     """
     reading = Reading(collection.server, {}, Pinning(), collection.now())
     fresh = reading.find()
-    mine = collection.cache.read().items()
-    if fresh is None or not fresh.files().items() <= mine:
+    mine = collection.publication.evidence.trusted
+    if fresh is None or mine is None or fresh.files() != mine.files():
         raise RepositoryError(
             f"{collection.gun} is published, and a new client sees something else",
             hint=f"keydctl trust list {collection.gun} says what is wrong; keep the key files",
