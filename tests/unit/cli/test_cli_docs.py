@@ -89,8 +89,17 @@ def test_every_keydctl_line_in_the_documents_is_one_that_exists() -> None:
             continue
         words = shlex.split(line.split(" #")[0].split("|")[0].split(">")[0])[1:]
         command: click.Command = keydctl
-        while words and isinstance(command, click.Group) and not words[0].startswith("-"):
-            found = command.get_command(click.Context(command), words.pop(0))
+        while words and isinstance(command, click.Group):
+            word = words.pop(0)
+            if word.startswith("-"):
+                # An option of the group itself, with its value.
+                option = next((p for p in command.params if word in p.opts), None)
+                if not isinstance(option, click.Option):
+                    wrong.append(f"{document}: {line}: {word}")
+                    break
+                del words[: 0 if option.is_flag else 1]
+                continue
+            found = command.get_command(click.Context(command), word)
             if found is None:
                 wrong.append(f"{document}: {line}")
                 break
