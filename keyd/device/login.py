@@ -31,6 +31,7 @@ class Door:
         self._accepted = PinTag()
         self._refused = PinTag()
         self._second_chance = False
+        self._cut_short_on = ""
         self._serial = config.serial or ""
         self._standing_for = ""
         self._strange_serial = ""
@@ -73,6 +74,10 @@ class Door:
         if pin is not None and self._refused.matches(pin):
             # A person's unlock with another PIN has cleared the record, not the source's error.
             raise self._standing_error()
+        if self._cut_short_on == info.serial and info.pin_tries and self._is_known_good(pin):
+            # Nothing was spent: a count that a wrong PIN had lowered was refused above.
+            await asyncio.to_thread(self._attempts.clear, info.serial)
+        self._cut_short_on = ""
         if not await asyncio.to_thread(self._attempts.begin, info.serial, self._config.pin_source):
             self._standing_for = info.serial
             raise self._standing_error()
@@ -189,11 +194,19 @@ class Door:
 
     async def _forgive_unless_suspect(self, serial: str, pin: Pin | None) -> None:
         """A login was cut short. The token accepted this very PIN before, so one more try is no
-        guess; a second cut in a row is for a person to look at."""
-        known_good = pin is None or self._accepted.matches(pin)
-        if known_good and self._second_chance:
+        guess; a second cut in a row is for a person to look at, unless a YubiKey tells then that
+        all its tries are left."""
+        if not self._is_known_good(pin):
+            return
+        if self._second_chance:
             self._second_chance = False
             await asyncio.to_thread(self._attempts.clear, serial)
+        elif self._config.is_yubikey:
+            self._cut_short_on = serial
+
+    def _is_known_good(self, pin: Pin | None) -> bool:
+        """True for a PIN that this token accepted before; None is the one that a host holds."""
+        return pin is None or self._accepted.matches(pin)
 
     def _standing_error(self) -> TokenLockedError:
         return locked_error(

@@ -200,6 +200,48 @@ async def test_a_card_that_another_program_keeps_for_itself_is_said_so_and_used_
         check(public_key, (await sign(pool, job(public_key)))[0])
 
 
+async def test_logins_that_are_cut_short_again_and_again_cost_nothing_and_lock_nobody_out(
+    desk: Desk,
+) -> None:
+    """The PIN is known to be good, and the card tells that all its tries are left."""
+    public_key = desk.make()
+    async with desk.running() as pool:
+        await eventually(is_state(pool, TokenState.READY))
+        await pull(desk.key)
+        for _ in range(4):
+            await eventually(is_state(pool, TokenState.ABSENT))
+            desk.key.stop_at(Moment.VERIFY)
+            await plug(desk.key)
+            await asyncio.to_thread(desk.key.wait_until_stopped)
+            await pull(desk.key)
+        await eventually(is_state(pool, TokenState.ABSENT))
+        await plug(desk.key)
+        await eventually(is_state(pool, TokenState.READY))
+        check(public_key, (await sign(pool, job(public_key)))[0])
+    assert desk.key.state.pin_tries == 3
+    assert EventKind.LOCKED not in desk.kinds()
+
+
+async def test_a_pin_that_was_spent_in_a_login_cut_short_is_a_persons_to_say(desk: Desk) -> None:
+    desk.make()
+    async with desk.running() as pool:
+        await eventually(is_state(pool, TokenState.READY))
+        await pull(desk.key)
+        for _ in range(2):
+            await eventually(is_state(pool, TokenState.ABSENT))
+            desk.key.stop_at(Moment.VERIFY)
+            await plug(desk.key)
+            await asyncio.to_thread(desk.key.wait_until_stopped)
+            await pull(desk.key)
+        await eventually(is_state(pool, TokenState.ABSENT))
+        desk.key.tries_left(pin=2)
+        offered = desk.key.state.pins_offered
+        await plug(desk.key)
+        await eventually(is_state(pool, TokenState.LOCKED))
+        assert desk.key.state.pins_offered == offered
+        await pool.unlock("yubi", Pin(FACTORY_PIN))
+
+
 async def test_a_pcscd_without_any_reader_is_no_trouble_and_the_key_signs_when_one_is_there(
     desk: Desk, bench: Bench
 ) -> None:
