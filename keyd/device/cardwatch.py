@@ -98,7 +98,7 @@ class CardWatch:
     def public_keys(self, object_ids: Sequence[bytes]) -> dict[bytes, bytes | None]:
         """The keys with these CKA_IDs as the card tells them now; see Reader.public_keys."""
         slots = {i: slot for i in object_ids if (slot := ykcs11.slot_of(i)) is not None}
-        if self._reader is None:
+        if self._reader is None or not slots:
             return dict.fromkeys(slots)
         return dict(zip(slots, self._reader.public_keys(list(slots.values())), strict=True))
 
