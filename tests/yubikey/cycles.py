@@ -54,13 +54,14 @@ class Held:
 @dataclass(frozen=True, slots=True)
 class Report:
     """Before and after the cycles: the token host, pcscd (each context of a client is a thread and
-    a file of it) and the daemon's side, and the sessions of libykcs11 in the host. ``logins``: as
-    keyd told of them. ``pins_offered``: as the card counted; ``strangers``: the same of the other
+    a file of it) and the daemon's side, and the sessions of libykcs11 in the host. ``logins`` and
+    ``cut_short``, those that came to nothing: as keyd told of them. ``pins_offered``: as the card counted; ``strangers``: the same of the other
     serial, with its signatures."""
 
     cycles: int
     took_s: float
     logins: int
+    cut_short: int
     host_deaths: int
     same_host: bool
     pins_offered: int
@@ -183,6 +184,7 @@ async def _main(count: int, folder: Path) -> Report:
             cycles=count,
             took_s=took_s,
             logins=told[EventKind.UNLOCKED] + told[EventKind.RETURNED],
+            cut_short=sum("while logging in" in event.detail for event in desk.events),
             host_deaths=told[EventKind.HOST_DIED],
             same_host=host == same_host,
             pins_offered=state.pins_offered,
