@@ -55,8 +55,8 @@ class Held:
 class Report:
     """Before and after the cycles: the token host, pcscd (each context of a client is a thread and
     a file of it) and the daemon's side, and the sessions of libykcs11 in the host. ``logins`` and
-    ``cut_short``, those that came to nothing: as keyd told of them. ``pins_offered``: as the card counted; ``strangers``: the same of the other
-    serial, with its signatures."""
+    ``cut_short``, those that came to nothing: as keyd told of them. ``pins_offered``: as the card
+    counted; ``strangers``: the same of the other serial, with its signatures."""
 
     cycles: int
     took_s: float
