@@ -126,6 +126,7 @@ class ScriptedDaemon(ScriptedApprovals):
         self.verdict = "same"
         self.health = "SERVING"
         self.frozen: dict[str, str] = {}
+        self.token_model = ""
         self.principal = principal
         self.delay: Callable[[str], object] = lambda _: None
         self.log_key = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -429,7 +430,14 @@ class ScriptedDaemon(ScriptedApprovals):
     # ----------------------------------------------------------------------------------- tokens
 
     def _token(self, state: tokens_pb2.TokenState.ValueType) -> tokens_pb2.Token:
-        return tokens_pb2.Token(name="online", state=state, serial="S1", label="keyd dev", hosts=1)
+        return tokens_pb2.Token(
+            name="online",
+            state=state,
+            serial="S1",
+            label="keyd dev",
+            model=self.token_model,
+            hosts=1,
+        )
 
     def list_tokens(self, r: tokens_pb2.ListTokensRequest) -> tokens_pb2.ListTokensResponse:
         return tokens_pb2.ListTokensResponse(tokens=[self._token(tokens_pb2.TOKEN_STATE_READY)])

@@ -16,6 +16,7 @@ from keyd.cli.settings import Group, Settings
 from keyd.cli.tokenshapes import object_json, objects_table, token_json, tokens_table
 
 if TYPE_CHECKING:
+    from keyd.client import Client
     from keyd.model import Pin
 
 _MAX_PIN_BYTES = 255
@@ -77,8 +78,8 @@ def unlock(
     The PIN is asked for on the terminal. It is never an argument: other users see those. Keys
     that were being made when the token went away are finished then, which may take a touch.
     """
-    pin = None if configured else _read_pin(token, pin_stdin)
     with settings.connect() as keyd:
+        pin = None if configured else _read_pin(keyd, token, pin_stdin)
         now = keyd.unlock(token, pin, spend_last_try=spend_last_try)
         tell_of_finishing(keyd, token)
     settings.answer(token_json(now), f"{now.name} is {now.state}")
@@ -112,11 +113,16 @@ def objects(settings: Settings, token: str) -> int:
     return Exit.FAILED if loose else Exit.DONE
 
 
-def _read_pin(token: str, pin_stdin: bool) -> Pin:
+def _read_pin(keyd: Client, token: str, pin_stdin: bool) -> Pin:
     import getpass
 
     from keyd.model import Pin
 
+    if keyd.endpoint.tls is not None and any(
+        found.is_yubikey for found in keyd.list_tokens() if found.name == token
+    ):
+        # Refused by the daemon as well, but then the PIN has travelled.
+        keyd.check_local()
     if pin_stdin:
         pin = sys.stdin.readline(_MAX_PIN_BYTES + 2).rstrip("\r\n")
     elif sys.stdin.isatty():

@@ -150,6 +150,14 @@ class Client:
         other._companion = companion
         return other
 
+    def check_local(self) -> None:
+        """Refuse to have a secret typed that must not travel over TCP.
+
+        Raises:
+            PolicyDeniedError: the daemon is not reached over a unix socket.
+        """
+        self._link.check_local()
+
     @property
     def endpoint(self) -> Endpoint:
         """The daemon this client talks to."""
