@@ -89,7 +89,7 @@ def test_who_sees_the_keys_of_others_signs_with_their_own_alone(
     assert signed["signers"] == ["bob"]
     assert signed["roles"] == ["targets/bob", "targets/releases"]
     refused = [e for e in stage.sandbox.entries() if e["outcome"] == "refused"]
-    assert not [e for e in refused if "bob" in e["principal"]], "asking is no attempt"
+    assert not [e for e in refused if "bob" in str(e["principal"])], "asking is no attempt"
     assert signed_by(stage, gun, "targets/releases") == [keyid(alice, gun, "bob")]
     assert alice("inspect", gun)[0]["SignedTags"][0]["Signers"] == ["bob"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -138,7 +139,7 @@ async def test_the_policies_of_an_rsa_key_are_known_though_the_card_tells_them_i
     desk: Desk,
 ) -> None:
     public_key = desk.make("RSA2048", pin="ALWAYS", touch="ALWAYS")
-    rsa = {"algorithm": KeyAlgorithm.RSA_2048, "scheme": Scheme.RSA_PSS_SHA256}
+    rsa: dict[str, Any] = {"algorithm": KeyAlgorithm.RSA_2048, "scheme": Scheme.RSA_PSS_SHA256}
     async with desk.running() as pool:
         signing = asyncio.create_task(sign(pool, *[job(public_key, **rsa)] * 2))
         for _ in range(2):

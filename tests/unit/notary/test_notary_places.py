@@ -28,7 +28,10 @@ def spend(places: Places, who: str, gun: str, count: int = 1) -> None:
 
 def test_the_first_place_that_fits_decides() -> None:
     places = Places(
-        [Place(("docker.io/acme/*",), "acme"), Place(("docker.io/*", "registry.example.org/*"), "rest")],
+        [
+            Place(("docker.io/acme/*",), "acme"),
+            Place(("docker.io/*", "registry.example.org/*"), "rest"),
+        ],
         elapsed_s=Seconds(),
     )
 
