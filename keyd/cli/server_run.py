@@ -13,8 +13,9 @@ from pathlib import Path
 
 import uvloop
 
-# Token hosts are exec'd; grpc's own fork handlers would only complain about it on standard error.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# Whatever the daemon starts is exec'd. grpc's own fork handlers would start threads in the child
+# before that, and now and then the child dies of it (SIGSEGV, grpcio 1.85.1 under uvloop).
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 from keyd.app import serve  # after the variable: grpc reads it when it is imported
 from keyd.config import Config
@@ -39,6 +40,7 @@ def run_daemon(
     Raises:
         ConfigError: why the daemon cannot start.
     """
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # where this was loaded in another environment
     refuse_another_user(config.server.state_dir)
     forbid_core_files()
     ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)

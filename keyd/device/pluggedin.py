@@ -30,7 +30,6 @@ async def find_plugged_in(
         *(sys.executable, "-P", "-m", "keyd.device.pluggedin", *sorted(configured)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     found, problem = [], f"a YubiKey did not answer within {patience_s:g} s; is it being touched?"
@@ -45,7 +44,8 @@ async def find_plugged_in(
                     break
                 found.append(PluggedIn(**told, module=str(module or _library())))
             else:
-                problem = "the search for YubiKeys ended early; see the daemon's journal"
+                code = await process.wait()
+                problem = f"the search ended early (exit code {code}); see the daemon's journal"
     except TimeoutError:
         pass
     finally:
@@ -68,6 +68,7 @@ def _look(configured: Collection[str]) -> str:
     """Print a line for each; the problem, or nothing."""
     try:
         from smartcard.Exceptions import SmartcardException
+        from smartcard.pcsc.PCSCExceptions import BaseSCardException
         from yubikit.core import CommandError
         from yubikit.management import ManagementSession
         from yubikit.piv import PivSession
@@ -95,7 +96,7 @@ def _look(configured: Collection[str]) -> str:
                 form_factor=str(info.form_factor),
                 reader=reader.name,
             )
-    except SmartcardException as error:
+    except (SmartcardException, BaseSCardException) as error:
         return f"pcscd does not answer on the daemon's machine: {error}"
     return problem
 

@@ -47,9 +47,9 @@ def test_a_yubikey_that_is_plugged_in_and_no_token_is_shown_with_what_makes_it_o
         "serial": "7654321",
         "pin": "prompt",
     }
-    shown = site.run("yubikey", "list").stdout
-    assert "not configured: YubiKey 7654321" in shown
-    assert '    serial = "7654321"' in shown
+    listed = site.run("yubikey", "list")
+    assert "not configured: YubiKey 7654321" in listed.stdout, listed.stderr
+    assert '    serial = "7654321"' in listed.stdout
     assert other.state.pins_offered == 0
     assert len(site.do("yubikey", "list", "yubi")) == 1, "named is the one that was asked for"
 
