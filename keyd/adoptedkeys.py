@@ -146,7 +146,11 @@ class AdoptedKeys(Versions):
         if not name and len(names) == 1:
             return names[0]
         if not name:
-            raise InvalidRequestError("token", f"name one of the tokens: {', '.join(names)}")
+            raise InvalidRequestError(
+                "token",
+                f"name one of the tokens: {', '.join(names)}",
+                hint="the same command with --token TOKEN",
+            )
         if name not in names:
             raise TokenNotFoundError(
                 f"no token {name} is configured", hint="keydctl token list", token=name

@@ -117,6 +117,10 @@ class FakeDevice:
         """A device with one READY token."""
         return cls(FakeToken(name, serial="fa4e000000000001", pin=pin))
 
+    def add(self, token: FakeToken) -> None:
+        """Configure one more."""
+        self._tokens[token.name] = token
+
     def token(self, name: str) -> FakeToken:
         """The token itself, to turn its knobs."""
         try:

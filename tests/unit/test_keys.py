@@ -45,6 +45,7 @@ from keyd.model import (
     check_name,
 )
 from tests.domain import ADMIN, CI, STRANGER, Domain, a_domain
+from tests.fakes import FakeToken
 
 P256 = KeyAlgorithm.ECDSA_P256
 BOUND = frozenset({Binding("acme", "targets")})
@@ -111,6 +112,18 @@ async def test_an_algorithm_the_token_lacks_leaves_nothing_behind(domain: Domain
 async def test_an_unknown_token_is_named(domain: Domain) -> None:
     with pytest.raises(TokenNotFoundError):
         await domain.keys.create(ADMIN, NewKey("acme/a", "other", P256))
+
+
+async def test_where_there_are_several_tokens_one_is_to_be_named_by_the_option(
+    domain: Domain,
+) -> None:
+    domain.device.add(FakeToken("yubi", serial="fa4e000000000002", pin="31415926"))
+
+    with pytest.raises(InvalidRequestError, match="name one of the tokens: main, yubi") as refused:
+        await domain.keys.create(ADMIN, NewKey("acme/a", "", P256))
+
+    assert "--token TOKEN" in refused.value.hint
+    assert domain.audit.find("acme/a") is None
 
 
 async def test_an_exportable_key_pair_is_never_enabled(domain: Domain) -> None:
