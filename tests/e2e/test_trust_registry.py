@@ -203,10 +203,14 @@ def test_a_revoked_tag_is_gone_for_notary_and_docker(place: Place, alice: Person
     assert place.person().run("trust", "resolve", f"{name}:bad").returncode == 1
 
 
-def test_a_tag_that_was_not_pushed_is_not_signed(place: Place, alice: Person) -> None:
-    error = alice("sign", f"{place.name()}:1.0", code=1)["error"]
+def test_a_tag_that_was_not_pushed_is_not_signed_and_the_push_makes_no_key_files(
+    place: Place, alice: Person
+) -> None:
+    image = f"{place.name()}:1.0"
 
-    assert "docker push" in error["hint"]
+    error = alice("sign", image, code=1)["error"]
+
+    assert error["hint"].endswith(f"docker push --disable-content-trust {image}")
 
 
 def test_a_registry_whose_ca_is_not_known_is_not_believed(place: Place) -> None:

@@ -51,7 +51,8 @@ def find_manifest(web: Web, image: Image) -> Manifest:
     if answer.status == 404:
         raise RepositoryError(
             f"the registry {image.host} has no {image.path}:{wanted}",
-            hint=f"push it first: docker push {image.familiar}",
+            # Where DOCKER_CONTENT_TRUST is set, a plain push begins a collection with key files.
+            hint=f"push it first: docker push --disable-content-trust {image.familiar}",
             image=image.familiar,
         )
     if answer.status != 200:
