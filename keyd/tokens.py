@@ -154,10 +154,11 @@ class Tokens:
         Raises:
             PinRefusedError: the token refused it; the entry is written, nothing is retried.
             TokenLockedError: only the last try is left and was not offered.
-            PolicyDeniedError: the PIN of a YubiKey came over TCP.
+            PolicyDeniedError: over TCP came the PIN of a YubiKey, or of a token that nobody has seen
+                since the start and that may be one.
         """
         await self._gate.authorize(caller, Action.UNLOCK, token)
-        if pin is not None and self._status(token).is_yubikey:
+        if pin is not None and self._status(token).may_be_yubikey:
             await self._gate.refuse_remote_secret(caller, Action.UNLOCK, token)
         self._status(token)
         # Never the PIN: what people consent to is stored and shown.

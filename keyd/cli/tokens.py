@@ -118,8 +118,8 @@ def _read_pin(keyd: Client, token: str, pin_stdin: bool) -> Pin:
 
     from keyd.model import Pin
 
-    if keyd.endpoint.tls is not None and any(
-        found.is_yubikey for found in keyd.list_tokens() if found.name == token
+    if keyd.endpoint.tls is not None and not any(
+        found.name == token and not found.may_be_yubikey for found in keyd.list_tokens()
     ):
         # Refused by the daemon as well, but then the PIN has travelled.
         keyd.check_local()

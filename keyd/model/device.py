@@ -110,6 +110,12 @@ class TokenStatus:
         """True for the PIV applet of a YubiKey, as libykcs11 shows it."""
         return self.model.startswith("YubiKey")
 
+    @property
+    def may_be_yubikey(self) -> bool:
+        """False only for what is known to be something else. One that was not seen since the
+        daemon's start tells no model: its secrets are guarded like those of a YubiKey."""
+        return not self.model or self.is_yubikey
+
 
 @dataclass(frozen=True, slots=True)
 class SignJob:

@@ -50,10 +50,16 @@ def unlock(monkeypatch: pytest.MonkeyPatch) -> int:
     return int(run(["--profile", "far", "token", "unlock", "online", "--pin-stdin"]))
 
 
+@pytest.mark.parametrize(
+    "model", ["YubiKey YK5", ""], ids=["plugged in", "not seen since the daemon's start"]
+)
 def test_the_pin_of_a_yubikey_does_not_leave_the_machine(
-    remote: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    model: str,
+    remote: ScriptedDaemon,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    remote.token_model = "YubiKey YK5"
+    remote.token_model = model
 
     code = unlock(monkeypatch)
 

@@ -92,6 +92,11 @@ async def test_the_pin_of_a_yubikey_is_refused_over_tcp_whatever_the_policy_says
         assert domain.token.state == "LOCKED"
         assert [refused.action for refused in domain.audit.refused] == ["unlock"]
 
+        domain.token.model = ""  # not seen since the start: it may be one
+        with pytest.raises(PolicyDeniedError, match="unix sockets only"):
+            await domain.tokens.unlock(OPERATOR, "main", Pin("31415926"))
+        assert [refused.action for refused in domain.audit.refused] == ["unlock", "unlock"]
+
         domain.token.model = "SoftHSM v2"
         await domain.tokens.unlock(OPERATOR, "main", Pin("31415926"))
         assert domain.token.state is TokenState.READY
