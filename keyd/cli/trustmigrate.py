@@ -16,6 +16,7 @@ from keyd.cli import output, trustshapes
 from keyd.cli.exits import Exit
 from keyd.cli.settings import Settings
 from keyd.cli.trustsession import GUN, TOKEN, Session, TrustCommand, answer
+from keyd.errors import RepositoryError
 
 _VARIABLES = ("NOTARY_ROOT_PASSPHRASE", "DOCKER_CONTENT_TRUST_ROOT_PASSPHRASE")
 
@@ -58,6 +59,7 @@ def migrate(
             "leftovers": [str(f.path) for f in found.leftovers],
         }
         settings.answer(shown, lambda: _plan_text(found))
+        migration.check_signable(found)
         return Exit.DONE
     output.note(f"moving {', '.join(found.moves) or 'nothing'} of {name}")
     trustshapes.warn(found.trusted)
@@ -118,6 +120,10 @@ def _plan_text(found: Plan) -> str:
     rows += [(f.role, found.gun, f.key_id, "file, not used", f.path) for f in found.leftovers]
     told = ", ".join(found.moves) or "nothing: all is on tokens"
     headers = ("ROLE", "GUN", "KEY ID", "WHERE", "FILE")
+    try:
+        migration.check_signable(found)
+    except RepositoryError:
+        told = f"nothing yet of {told}: the root key cannot sign here"
     return output.table(headers, rows) + f"\nwould move {told}"
 
 

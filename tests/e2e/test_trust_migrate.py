@@ -75,10 +75,19 @@ def test_migration_without_the_old_root_key_says_where_to_run_it(
     owner("init", gun, "-p")
     shutil.rmtree(owner.folder / "trust" / "private")
 
-    error = alice("migrate", gun, "-d", owner.folder / "trust", code=1)["error"]
+    elsewhere = ("migrate", gun, "-d", owner.folder / "trust")
+    error = alice(*elsewhere, code=1)["error"]
+    planned = alice(*elsewhere, "--dry-run", code=1)
+    shown = alice.run("trust", *elsewhere, "--dry-run")
 
     assert "cannot sign here" in error["message"]
     assert "--trust-dir" in error["hint"]
+    # A dry run shows the plan, and ends as the run itself would.
+    assert planned["moves"] == ["root", "targets", "snapshot"]
+    assert b"would move nothing yet of root, targets, snapshot" in shown.stdout
+    assert shown.returncode == 1
+    assert error["message"] in shown.stderr.decode()
+    assert error["hint"] in shown.stderr.decode()
     made = {key["role"] for key in alice("key", "list", gun)}
     assert not {"root", "targets"} & made  # no key was made for nothing
     assert stage.sandbox.version(gun, "root") == 1

@@ -125,7 +125,7 @@ def _put_on(key: EmulatedKey, worker: Worker, owner: NotaryClient) -> oldkeys.Ke
 def test_a_root_key_on_a_yubikey_is_found_and_has_to_be_registered_to_sign(place: Place) -> None:
     gun = GUNS[0]
 
-    planned = place.alice("migrate", gun, "--dry-run")
+    planned = place.alice("migrate", gun, "--dry-run", code=1)
     refused = place.alice("migrate", gun, code=1)["error"]
     shown = place.ctl.run(
         "trust", "migrate", gun, "--dry-run", "-d", str(place.owner.folder / "trust")
@@ -135,6 +135,7 @@ def test_a_root_key_on_a_yubikey_is_found_and_has_to_be_registered_to_sign(place
     assert (root["where"], root["token"], root["key_version"]) == ("yubikey", "yubi", "")
     assert root["key_id"] == place.key_id
     assert b"YubiKey (yubi, not registered)" in shown.stdout
+    assert b"keydctl key adopt NAME --token yubi --object-id 02" in shown.stderr
     assert "keydctl key adopt NAME --token yubi --object-id 02" in refused["hint"]
     assert place.stage.sandbox.version(gun, "root") == 1
     made = {each["role"] for each in place.alice("key", "list", gun)}

@@ -126,6 +126,26 @@ def _stays(
     return made_here or is_imported_kept
 
 
+def check_signable(found: Plan) -> None:
+    """Refuse to move a root off keys too few of which are at hand to sign the next one.
+
+    Raises:
+        RepositoryError: with where each of them is.
+    """
+    mine = [k for k in found.keys if k.role == "root"]
+    needed = found.trusted.root_document.roles["root"].threshold
+    if "root" not in found.moves or sum(k.is_held or k.file is not None for k in mine) >= needed:
+        return
+    raise RepositoryError(
+        f"the root key of {found.gun} cannot sign here: "
+        + ", ".join(f"{k.key_id} is {k.place}" for k in mine),
+        hint=how_to_adopt(mine)
+        or "run it where the key file is, or name its folder with --trust-dir; a key on a "
+        "YubiKey: have the daemon know the YubiKey as a token, then see --dry-run again",
+        gun=found.gun,
+    )
+
+
 def migrate(
     collection: Collection,
     found: Plan,
@@ -215,22 +235,14 @@ def _root(collection: Collection, found: Plan, root_key: str) -> Held:
 
 def _old_signers(found: Plan, unlock: Callable[[KeyFile], PrivateKey]) -> dict[str, PrivateKey]:
     """The old root keys whose files are here; the daemon signs for those that it holds."""
+    check_signable(found)
     root = found.trusted.root_document.roles["root"]
     mine = [k for k in found.keys if k.role == "root"]
-    at_hand = [k for k in mine if k.is_held]
+    at_hand = sum(k.is_held for k in mine)
     signers: dict[str, PrivateKey] = {}
     for key in mine:
-        if len(signers) + len(at_hand) < root.threshold and key.file is not None:
+        if len(signers) + at_hand < root.threshold and key.file is not None:
             signers[key.keyid] = unlock(key.file)
-    if len(signers) + len(at_hand) < root.threshold:
-        raise RepositoryError(
-            f"the root key of {found.gun} cannot sign here: "
-            + ", ".join(f"{k.key_id} is {k.place}" for k in mine),
-            hint=how_to_adopt(mine)
-            or "run it where the key file is, or name its folder with --trust-dir; a key on a "
-            "YubiKey: have the daemon know the YubiKey as a token, then see --dry-run again",
-            gun=found.gun,
-        )
     return signers
 
 
