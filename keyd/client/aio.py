@@ -152,6 +152,10 @@ class AsyncClient:
         other._companion = companion
         return other
 
+    def check_local(self) -> None:
+        """See Client.check_local."""
+        self._link.check_local()
+
     @property
     def endpoint(self) -> Endpoint:
         """The daemon this client talks to."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.commands import run_to_end
+from tests.waiting import until
 from tests.yubikey.bench import Bench, EmulatedKey
 from tests.yubikey.site import Site, a_site
 
@@ -120,10 +121,13 @@ def test_a_running_daemon_tells_what_its_yubikey_lacks(site: Site, bench: Bench)
     assert "yubi is LOCKED" in doctor.finds("token")["token"]
     assert "keydctl token unlock yubi" in doctor.finds("token")["token"]
 
+    # The daemon looks at its tokens again and again; the doctor tells what it saw last.
     site.key.tries_left(pin=0)
+    until(lambda: "pin" in doctor.finds("pin"), "a finding about the PIN")
     assert "keydctl yubikey unblock yubi" in doctor.finds("pin")["pin"]
 
     site.key.remove()
+    until(lambda: "ABSENT" in doctor.finds("token").get("token", ""), "an absent token")
     found = doctor.finds("token", "reader")
     assert "yubi is ABSENT" in found["token"]
     assert "plug it in" in found["reader"]
