@@ -154,8 +154,7 @@ class Tokens:
         Raises:
             PinRefusedError: the token refused it; the entry is written, nothing is retried.
             TokenLockedError: only the last try is left and was not offered.
-            PolicyDeniedError: over TCP came the PIN of a YubiKey, or of a token that nobody has seen
-                since the start and that may be one.
+            PolicyDeniedError: over TCP came the PIN of a YubiKey, or of a token that may be one.
         """
         await self._gate.authorize(caller, Action.UNLOCK, token)
         if pin is not None and self._status(token).may_be_yubikey:
@@ -187,11 +186,13 @@ class Tokens:
             intent = replace(intent, details=self._approvals.details(consent))
             await self._audit.record(intent, consent)
         try:
-            await self._device.unlock(token, pin, spend_last_try=spend_last_try)
+            was_tried = await self._device.unlock(token, pin, spend_last_try=spend_last_try)
         except KeydError as e:
             await self._audit.record(self._entry(caller, Action.UNLOCK, token, error=e))
             raise
         how = "with a PIN given by the caller" if pin else "with the configured PIN source"
+        if not was_tried:
+            how = "it was READY already; no PIN was tried"
         await self._audit.record(self._entry(caller, Action.UNLOCK, token, message=how))
         return self._status(token)
 

@@ -232,11 +232,11 @@ class FakeDevice:
         del found.keys[object_id]
         return True
 
-    async def unlock(self, token: str, pin: Pin | None, *, spend_last_try: bool = False) -> None:
+    async def unlock(self, token: str, pin: Pin | None, *, spend_last_try: bool = False) -> bool:
         """See model.Device."""
         found = self.token(token)
         if found.state is TokenState.READY:
-            return
+            return False
         if found.state is TokenState.ABSENT:
             raise self._gone(found)
         if found.state is TokenState.PIN_LOCKED:
@@ -248,6 +248,7 @@ class FakeDevice:
             found.wrong_pins += 1
             raise PinRefusedError(f"token {token} refused the PIN", token=token)
         found.state = TokenState.READY
+        return True
 
     async def lock(self, token: str) -> None:
         """See model.Device."""

@@ -127,6 +127,7 @@ class ScriptedDaemon(ScriptedApprovals):
         self.health = "SERVING"
         self.frozen: dict[str, str] = {}
         self.token_model = ""
+        self.token_state = "READY"
         self.principal = principal
         self.delay: Callable[[str], object] = lambda _: None
         self.log_key = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -440,7 +441,8 @@ class ScriptedDaemon(ScriptedApprovals):
         )
 
     def list_tokens(self, r: tokens_pb2.ListTokensRequest) -> tokens_pb2.ListTokensResponse:
-        return tokens_pb2.ListTokensResponse(tokens=[self._token(tokens_pb2.TOKEN_STATE_READY)])
+        state = tokens_pb2.TokenState.Value(f"TOKEN_STATE_{self.token_state}")
+        return tokens_pb2.ListTokensResponse(tokens=[self._token(state)])
 
     def unlock(self, r: tokens_pb2.UnlockRequest) -> tokens_pb2.Token:
         return self._token(tokens_pb2.TOKEN_STATE_READY)

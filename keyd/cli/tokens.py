@@ -17,7 +17,7 @@ from keyd.cli.tokenshapes import object_json, objects_table, token_json, tokens_
 
 if TYPE_CHECKING:
     from keyd.client import Client
-    from keyd.model import Pin
+    from keyd.model import Pin, TokenStatus
 
 _MAX_PIN_BYTES = 255
 _STATES = ("ABSENT", "LOCKED", "READY", "PIN_LOCKED", "FAULTED")
@@ -79,8 +79,11 @@ def unlock(
     that were being made when the token went away are finished then, which may take a touch.
     """
     with settings.connect() as keyd:
-        pin = None if configured else _read_pin(keyd, token, pin_stdin)
+        before = _find(keyd, token)
+        pin = None if configured else _read_pin(keyd, token, pin_stdin, before)
         now = keyd.unlock(token, pin, spend_last_try=spend_last_try)
+        if before is not None and before.state == "READY" and before.hosts >= now.hosts:
+            output.note(f"{token} was READY already; the PIN was not tried")
         tell_of_finishing(keyd, token)
     settings.answer(token_json(now), f"{now.name} is {now.state}")
 
@@ -113,14 +116,17 @@ def objects(settings: Settings, token: str) -> int:
     return Exit.FAILED if loose else Exit.DONE
 
 
-def _read_pin(keyd: Client, token: str, pin_stdin: bool) -> Pin:
+def _find(keyd: Client, token: str) -> TokenStatus | None:
+    """None where this user sees no such token."""
+    return next((found for found in keyd.list_tokens() if found.name == token), None)
+
+
+def _read_pin(keyd: Client, token: str, pin_stdin: bool, seen: TokenStatus | None) -> Pin:
     import getpass
 
     from keyd.model import Pin
 
-    if keyd.endpoint.tls is not None and not any(
-        found.name == token and not found.may_be_yubikey for found in keyd.list_tokens()
-    ):
+    if keyd.endpoint.tls is not None and (seen is None or seen.may_be_yubikey):
         # Refused by the daemon as well, but then the PIN has travelled.
         keyd.check_local()
     if pin_stdin:

@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from keyd.device.condition import GRACE_S
 from keyd.device.dispatch import Place
@@ -30,6 +30,8 @@ from keyd.errors import DeviceGoneError, KeydError, PinRefusedError
 from keyd.model import Pin, PinAttempts, TokenState
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 _POLL_S = 0.4
 """How often an idle token is looked at; it bounds how late its loss is noticed."""
@@ -84,7 +86,7 @@ class TokenKeeper(TokenFront):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*self._logins, return_exceptions=True)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -92,14 +94,15 @@ class TokenKeeper(TokenFront):
 
     # -- unlock and lock -----------------------------------------------------------------
 
-    async def unlock(self, pin: Pin | None, *, spend_last_try: bool) -> None:
+    async def unlock(self, pin: Pin | None, *, spend_last_try: bool) -> bool:
         """A person logs in; see model.Device. Goes on to its end when the caller leaves."""
-        await asyncio.shield(self._spawn(self._unlock(pin, spend_last_try)))
+        return await asyncio.shield(self._spawn(self._unlock(pin, spend_last_try)))
 
-    async def _unlock(self, pin: Pin | None, spend_last_try: bool) -> None:
+    async def _unlock(self, pin: Pin | None, spend_last_try: bool) -> bool:
         if all(place.usable_host for place in self._places):
             await self._door.forgive(self._condition.info.serial)
-            return
+            return False
+        was_tried = False
         given = pin if pin is not None else self._door.read_source()
         # Held until all are in: the later hosts must not try the configured PIN in between.
         async with self._door.lock:
@@ -109,6 +112,7 @@ class TokenKeeper(TokenFront):
                     raise self._unseen()
                 if host is None or place.logged_in:
                     continue
+                was_tried = True
                 try:
                     entered = await self._door.log_in_person(
                         host, self._condition.info, given, spend_last_try=spend_last_try
@@ -121,6 +125,7 @@ class TokenKeeper(TokenFront):
                     place.wake.set()
                     raise
                 self._entered(place, entered, by_person=True)
+        return was_tried
 
     async def lock(self) -> None:
         """End the logged-in hosts; LOCKED until somebody unlocks."""

@@ -124,9 +124,9 @@ class DevicePool:
         reply = await self.keeper(token).ask(pb.Request(destroy=doomed))
         return reply.destroyed.found
 
-    async def unlock(self, token: str, pin: Pin | None, *, spend_last_try: bool = False) -> None:
+    async def unlock(self, token: str, pin: Pin | None, *, spend_last_try: bool = False) -> bool:
         """See model.Device."""
-        await self.keeper(token).unlock(pin, spend_last_try=spend_last_try)
+        return await self.keeper(token).unlock(pin, spend_last_try=spend_last_try)
 
     async def lock(self, token: str) -> None:
         """See model.Device."""

@@ -198,9 +198,10 @@ class Device(Protocol):
         """Destroy the key pair that has this id AND this public key; False when it was gone.
         An empty ``public_key`` matches only an object pair whose label starts as keyd writes it."""
 
-    async def unlock(self, token: str, pin: Pin | None, *, spend_last_try: bool = False) -> None:
+    async def unlock(self, token: str, pin: Pin | None, *, spend_last_try: bool = False) -> bool:
         """Log in with a person's PIN, or with the configured source's when ``pin`` is None.
-        Clears a remembered refusal on success. Raises PinRefusedError, TokenLockedError."""
+        Clears a remembered refusal on success. False: all hosts were logged in already, and no
+        PIN was tried. Raises PinRefusedError, TokenLockedError."""
 
     async def lock(self, token: str) -> None:
         """Log out: end the token's hosts; LOCKED until somebody unlocks."""

@@ -275,7 +275,7 @@ async def test_destroy_without_a_public_key_takes_only_what_keyd_labelled(device
     assert await device.objects(TOKEN) == [foreign]
 
 
-async def unlock(device: Device, pin: Pin | None) -> None:
+async def unlock(device: Device, pin: Pin | None) -> bool:
     """As people do it: once more where the error says that the token is being looked for. A host
     that was ended by a lock, or by a wrong PIN, takes its time on a busy machine."""
     async with asyncio.timeout(60):
@@ -299,7 +299,8 @@ async def test_a_locked_token_signs_again_only_after_an_unlock(device: Device) -
         await unlock(device, None)
     with pytest.raises(TokenLockedError):
         await sign_one(device, job(key))
-    await unlock(device, Pin(PIN))
+    assert await unlock(device, Pin(PIN)), "it was tried"
+    assert not await unlock(device, Pin("00000000")), "there was nothing to try it for"
 
     assert locked.value.facts["token"] == TOKEN
     assert "keydctl token unlock main" in locked.value.hint

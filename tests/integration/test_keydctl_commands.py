@@ -214,7 +214,7 @@ def test_what_cannot_be_meant_is_usage_and_asks_for_nothing(
 
     assert said.code == 2, said
     assert said.err.startswith(("keydctl: error: ", "Usage: "))
-    changes = set(daemon.asked) - {"GetKey", "ShowCheckpoint"}
+    changes = set(daemon.asked) - {"GetKey", "ListTokens", "ShowCheckpoint"}
     assert changes == set()
 
 
@@ -326,6 +326,19 @@ def test_the_pin_comes_from_standard_input_and_is_never_said(
     assert said.code == 0
     assert daemon.requests["Unlock"].pin == "918273"
     assert "918273" not in said.out + said.err
+
+
+def test_a_pin_for_a_token_that_is_ready_already_is_said_not_to_be_tried(
+    daemon: ScriptedDaemon, ctl: Ctl
+) -> None:
+    said = ctl("token", "unlock", "online", "--pin-stdin", "--json", stdin="999999\n")
+
+    assert (said.code, said.json["state"]) == (0, "READY")
+    assert "online was READY already; the PIN was not tried" in said.err
+
+    daemon.token_state = "LOCKED"
+    said = ctl("token", "unlock", "online", "--pin-stdin", stdin="918273\n")
+    assert (said.code, said.out, said.err) == (0, "online is READY\n", "")
 
 
 def test_unlock_without_a_terminal_says_how(daemon: ScriptedDaemon, ctl: Ctl) -> None:

@@ -59,6 +59,18 @@ async def test_a_person_unlocks_and_the_entry_has_no_pin(domain: Domain) -> None
     assert b"31415926" not in b"".join(e.body for e in domain.audit.entries)
 
 
+async def test_a_pin_for_a_token_that_is_ready_already_is_not_tried_and_the_log_says_so(
+    domain: Domain,
+) -> None:
+    status = await domain.tokens.unlock(ADMIN, "main", Pin("00000000"))
+
+    assert status.state is TokenState.READY
+    assert domain.audit.drafts[-1].message == "it was READY already; no PIN was tried"
+    await domain.tokens.lock(ADMIN, "main")
+    await domain.tokens.unlock(ADMIN, "main", Pin("31415926"))
+    assert domain.audit.drafts[-1].message == "with a PIN given by the caller"
+
+
 async def test_a_refused_pin_is_an_alert_and_is_not_tried_again(domain: Domain) -> None:
     domain.token.state = TokenState.LOCKED
 
@@ -143,10 +155,10 @@ async def test_pins_tried_with_short_deadlines_are_all_in_the_log(domain: Domain
     tried = asyncio.Event()
     answered = asyncio.Event()
 
-    async def slowly(token: str, pin: Pin | None, *, spend_last_try: bool = False) -> None:
+    async def slowly(token: str, pin: Pin | None, *, spend_last_try: bool = False) -> bool:
         tried.set()
         await answered.wait()
-        await unlock(token, pin, spend_last_try=spend_last_try)
+        return await unlock(token, pin, spend_last_try=spend_last_try)
 
     domain.device.unlock = slowly  # type: ignore[method-assign]
     call = asyncio.create_task(domain.tokens.unlock(ADMIN, "main", Pin("00000000")))
