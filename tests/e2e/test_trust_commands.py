@@ -124,6 +124,28 @@ def test_deleting_on_the_server_makes_it_unknown(stage: Stage, alice: Person, gu
     stage.sandbox.client("gone").fails("list", gun)
 
 
+@pytest.mark.parametrize("rotations", [0, 2])
+def test_a_deleted_collection_begins_anew_after_its_history_is_reset(
+    stage: Stage, alice: Person, gun: str, rotations: int
+) -> None:
+    for _ in range(rotations):
+        alice("key", "rotate", gun, "targets")
+    alice("delete", gun, "--remote", "--yes")
+
+    error = alice("init", gun, "--publish", code=1)["error"]
+
+    assert "PUBLISHED" in error["message"]
+    way_out = f"keydctl role reset {gun} --reason TEXT"
+    assert way_out in error["hint"]
+    assert "supersede" not in error["hint"]  # it gives up drafts, and nothing here is one
+    assert "sign it as version" not in error["hint"]
+    words = way_out.replace("TEXT", "anew").removeprefix("keydctl ").split()
+    reset = alice.run(*words, "--yes")
+    assert reset.returncode == 0, reset.stderr
+    assert alice("init", gun, "--publish")["published"]["root"] == 1
+    assert stage.listed(gun) == {}
+
+
 def test_names_follow_dockers_rules(alice: Person) -> None:
     assert "docker.io/library/alpine" in alice("list", "alpine", code=1)["error"]["message"]
     assert alice("list", "Upper/Case", code=2)["error"]["reason"] == "INVALID_REQUEST"

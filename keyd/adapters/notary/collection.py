@@ -19,7 +19,8 @@ from keyd.adapters.notary.pinning import Pinning, covers
 from keyd.adapters.notary.publication import Publication, Report
 from keyd.adapters.notary.server import NotaryServer
 from keyd.adapters.notary.trusted import Trusted
-from keyd.errors import RepositoryError
+from keyd.errors import KeydError, RepositoryError, RuleRefusedError, VersionTakenError
+from keyd.model import MarkState
 
 
 @dataclass(slots=True)
@@ -156,9 +157,30 @@ class Collection:
                 self._check_own_beginning(trusted)
                 return drafting.of_changes(staged)
 
-            report = self.publication.publish(make)
+            try:
+                report = self.publication.publish(make)
+            except (RuleRefusedError, VersionTakenError) as e:
+                self._tell_gone(e)
+                raise
             self.cache.write_changes(None)
             return report
+
+    def _tell_gone(self, refusal: RuleRefusedError | VersionTakenError) -> None:
+        """Where a beginning is refused because the collection was published before, and the server
+        has it no more, neither a later number nor giving up a draft is the way on."""
+        if self.publication.evidence.trusted is not None or refusal.facts.get("role") != "root":
+            return
+        try:
+            known = self.ring.connect().get_role(self.gun, "root")
+        except KeydError:
+            return  # The refusal's own hint has to do.
+        if known.state is MarkState.PUBLISHED:
+            refusal.hint = (
+                f"{self.gun} was published before, and {self.server.web.base_url} has it no more. "
+                f"Where it was deleted to begin anew: keydctl role reset {self.gun} --reason TEXT, "
+                "then this same command again; where it was not, begin nothing: find the server "
+                "that has it (-s URL), or restore it"
+            )
 
     def _beginning(self, staged: Sequence[Change], drafting: Drafting) -> dict[str, Draft]:
         """The first root and targets, with all that is staged."""
