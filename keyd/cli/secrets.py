@@ -3,14 +3,18 @@ users see those; never the environment: children inherit it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
+from keyd.errors import InvalidRequestError, PolicyDeniedError
+
 if TYPE_CHECKING:
-    from keyd.model import Pin
+    from keyd.client import Client
+    from keyd.model import Pin, TokenStatus
 
 _MAX_BYTES = 255
 
@@ -23,6 +27,38 @@ def fd_option(name: str, what: str) -> click.Option:
         metavar="FD",
         help=f"Read the {what} from this file descriptor, one line; 0 is standard input.",
     )
+
+
+def find_token(keyd: Client, token: str) -> TokenStatus | None:
+    """The token as it stands, before anybody types a secret for it. None where this user sees no
+    such token and the daemon does not say that there is none.
+
+    Raises:
+        TokenNotFoundError: there is none.
+    """
+    for found in keyd.list_tokens():
+        if found.name == token:
+            return found
+    # Who may not see tokens may have a grant for what the secret is for all the same.
+    with contextlib.suppress(PolicyDeniedError):
+        keyd.list_objects(token)
+    return None
+
+
+def check_yubikey(keyd: Client, token: str) -> None:
+    """What refuses PIN and PUK of a YubiKey whatever they are, before anybody types them.
+
+    Raises:
+        PolicyDeniedError: they would travel over TCP.
+        TokenNotFoundError: there is no such token.
+        InvalidRequestError: it is no YubiKey.
+    """
+    keyd.check_local()
+    found = find_token(keyd, token)
+    if found is not None and not found.may_be_yubikey:
+        raise InvalidRequestError(
+            "token", f"{token} is no YubiKey: it says {found.model}", hint="keydctl token list"
+        )
 
 
 def read_secret(question: str, descriptor: int | None, option: str, *, twice: bool = False) -> Pin:

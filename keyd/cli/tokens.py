@@ -12,6 +12,7 @@ from keyd.cli.durations import duration
 from keyd.cli.exits import Exit
 from keyd.cli.finishing import tell_of_finishing
 from keyd.cli.keyarguments import LAST_TRY
+from keyd.cli.secrets import find_token
 from keyd.cli.settings import Group, Settings
 from keyd.cli.tokenshapes import object_json, objects_table, token_json, tokens_table
 
@@ -79,7 +80,7 @@ def unlock(
     that were being made when the token went away are finished then, which may take a touch.
     """
     with settings.connect() as keyd:
-        before = _find(keyd, token)
+        before = find_token(keyd, token)
         pin = None if configured else _read_pin(keyd, token, pin_stdin, before)
         now = keyd.unlock(token, pin, spend_last_try=spend_last_try)
         if before is not None and before.state == "READY" and before.hosts >= now.hosts:
@@ -114,11 +115,6 @@ def objects(settings: Settings, token: str) -> int:
     for o in loose:
         output.warn(f"{o.label or o.object_id.hex()}: the private key can leave the token")
     return Exit.FAILED if loose else Exit.DONE
-
-
-def _find(keyd: Client, token: str) -> TokenStatus | None:
-    """None where this user sees no such token."""
-    return next((found for found in keyd.list_tokens() if found.name == token), None)
 
 
 def _read_pin(keyd: Client, token: str, pin_stdin: bool, seen: TokenStatus | None) -> Pin:

@@ -10,7 +10,7 @@ import click
 from keyd.cli import output
 from keyd.cli.exits import Exit
 from keyd.cli.keyarguments import LAST_TRY, REASON
-from keyd.cli.secrets import fd_option, read_secret
+from keyd.cli.secrets import check_yubikey, fd_option, read_secret
 from keyd.cli.settings import Group, Settings
 
 
@@ -82,10 +82,11 @@ def init(
             "init tries the factory's PIN, PUK and management key, once each; if the YubiKey is "
             "new or was reset, say --factory"
         )
-    settings.confirm(f"YubiKey {token} gets a new PIN, PUK and management key.", token, yes)
-    pin = read_secret(f"New PIN of {token} (6 to 8 characters)", pin_fd, "--pin-fd", twice=True)
-    puk = read_secret(f"New PUK of {token} (6 to 8 characters)", puk_fd, "--puk-fd", twice=True)
     with settings.connect() as keyd:
+        check_yubikey(keyd, token)
+        settings.confirm(f"YubiKey {token} gets a new PIN, PUK and management key.", token, yes)
+        pin = read_secret(f"New PIN of {token} (6 to 8 characters)", pin_fd, "--pin-fd", twice=True)
+        puk = read_secret(f"New PUK of {token} (6 to 8 characters)", puk_fd, "--puk-fd", twice=True)
         notes = keyd.init_yubikey(token, pin, puk, factory=True, reason=reason)
     settings.answer(
         {"token": token, "initialised": True, "notes": list(notes)},
@@ -113,9 +114,10 @@ def change_pin(
     """Change the PIN. A wrong old one costs one of the tries."""
     from keyd.cli.tokenshapes import token_json
 
-    old = read_secret(f"PIN of {token} as it is", old_pin_fd, "--old-pin-fd")
-    new = read_secret(f"New PIN of {token}", new_pin_fd, "--new-pin-fd", twice=True)
     with settings.connect() as keyd:
+        check_yubikey(keyd, token)
+        old = read_secret(f"PIN of {token} as it is", old_pin_fd, "--old-pin-fd")
+        new = read_secret(f"New PIN of {token}", new_pin_fd, "--new-pin-fd", twice=True)
         now = keyd.change_pin(token, old, new, spend_last_try=spend_last_try, reason=reason)
     settings.answer(token_json(now), f"{now.name} has a new PIN and is {now.state}")
 
@@ -137,9 +139,10 @@ def unblock(
     """Set a new PIN with the PUK. A wrong PUK costs one of its tries."""
     from keyd.cli.tokenshapes import token_json
 
-    puk = read_secret(f"PUK of {token}", puk_fd, "--puk-fd")
-    new = read_secret(f"New PIN of {token}", new_pin_fd, "--new-pin-fd", twice=True)
     with settings.connect() as keyd:
+        check_yubikey(keyd, token)
+        puk = read_secret(f"PUK of {token}", puk_fd, "--puk-fd")
+        new = read_secret(f"New PIN of {token}", new_pin_fd, "--new-pin-fd", twice=True)
         now = keyd.unblock_pin(token, puk, new, spend_last_try=spend_last_try, reason=reason)
     settings.answer(
         token_json(now), f"{now.name} has a new PIN; now: keydctl token unlock {now.name}"

@@ -34,6 +34,7 @@ from keyd.errors import (
     PolicyDeniedError,
     RuleRefusedError,
     TokenLockedError,
+    TokenNotFoundError,
     VersionTakenError,
 )
 from keyd.model import KeyAlgorithm, Scheme
@@ -339,6 +340,52 @@ def test_a_pin_for_a_token_that_is_ready_already_is_said_not_to_be_tried(
     daemon.token_state = "LOCKED"
     said = ctl("token", "unlock", "online", "--pin-stdin", stdin="918273\n")
     assert (said.code, said.out, said.err) == (0, "online is READY\n", "")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["token", "unlock", "nosuch", "--pin-stdin"],
+        ["yubikey", "unblock", "nosuch", "--puk-fd", "0", "--new-pin-fd", "0"],
+        ["yubikey", "change-pin", "nosuch", "--old-pin-fd", "0", "--new-pin-fd", "0"],
+        ["yubikey", "init", "nosuch", "--factory", "--yes", "--pin-fd", "0", "--puk-fd", "0"],
+    ],
+    ids=" ".join,
+)
+def test_a_token_that_is_not_there_is_said_before_its_secrets_are_asked_for(
+    daemon: ScriptedDaemon, ctl: Ctl, args: list[str]
+) -> None:
+    missing = TokenNotFoundError("no token nosuch is configured", hint="keydctl token list")
+    daemon.errors["ListObjects"].append(missing)
+
+    said = ctl(*args, stdin="918273\n918273\n")
+
+    assert said.code == 1
+    assert "no token nosuch is configured" in said.err
+    assert set(daemon.asked) - {"ShowCheckpoint"} == {"ListTokens", "ListObjects"}
+
+
+def test_secrets_of_a_yubikey_are_not_asked_for_where_the_token_is_something_else(
+    daemon: ScriptedDaemon, ctl: Ctl
+) -> None:
+    daemon.token_model = "SoftHSM v2"
+
+    for words in (("init", "online", "--factory"), ("change-pin", "online"), ("unblock", "online")):
+        said = ctl("yubikey", *words)
+        assert said.code == 2
+        assert "online is no YubiKey: it says SoftHSM v2" in said.err
+        assert "-fd" not in said.err
+
+
+def test_who_may_unlock_a_token_and_not_see_it_is_asked_for_the_pin(
+    daemon: ScriptedDaemon, ctl: Ctl
+) -> None:
+    daemon.errors["ListObjects"].append(PolicyDeniedError("no grant for tokens"))
+
+    said = ctl("token", "unlock", "unseen", "--pin-stdin", stdin="918273\n")
+
+    assert said.code == 0
+    assert daemon.requests["Unlock"].token == "unseen"
 
 
 def test_unlock_without_a_terminal_says_how(daemon: ScriptedDaemon, ctl: Ctl) -> None:

@@ -78,3 +78,20 @@ def test_the_pin_of_another_token_goes_where_the_policy_lets_it(
 
     assert unlock(monkeypatch) == Exit.DONE
     assert remote.requests["Unlock"].pin == "918273"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("init", "online", "--factory", "--yes"), ("change-pin", "online"), ("unblock", "online")],
+    ids=lambda words: words[0],
+)
+def test_the_secrets_of_a_yubikey_are_refused_before_anybody_is_asked_for_them(
+    words: tuple[str, ...], remote: ScriptedDaemon, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = run(["--profile", "far", "yubikey", *words])
+
+    said = capfd.readouterr().err
+    assert code == Exit.FAILED
+    assert "PIN and PUK travel over unix sockets only" in said
+    assert "run the command on the daemon's machine" in said
+    assert "-fd" not in said, "that would be refused as well"
