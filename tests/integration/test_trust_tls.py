@@ -132,7 +132,18 @@ def test_a_ca_that_a_person_names_is_believed_alone(
 
         with pytest.raises(ServerGoneError, match="its certificate is not trusted") as error:
             Web(url, tls).ask("GET", "/v2/")
-    assert "--tlscacert" in error.value.hint
+    assert error.value.hint == "give the CA that issued it: --tlscacert FILE"
+
+
+def test_a_ca_that_is_missing_is_wanted_where_it_is_looked_for(tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    with serving(tmp_path, an_authority("private")) as url:
+        found = settings.load({"DOCKER_CONFIG": str(moved)}, home=tmp_path)
+        with pytest.raises(ServerGoneError, match="its certificate is not trusted") as error:
+            Web(url, found.tls_for(url)).ask("GET", "/v2/")
+
+    wanted = moved / "tls" / url.removeprefix("https://") / "ca.crt"
+    assert error.value.hint.endswith(f"--tlscacert FILE, or as {wanted}")
 
 
 def test_dockers_client_certificate_is_shown_to_who_demands_one(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -30,12 +30,14 @@ _MAX_FILE_BYTES = 1024 * 1024
 class TlsFiles:
     """PEM files. ``ca``: believed instead of the system's CAs, as one that a person named, or
     besides them where ``is_system_believed``, as docker does with those of its folder.
-    ``certificate`` and ``key``: what to show to a server that asks who we are."""
+    ``certificate`` and ``key``: what to show to a server that asks who we are. ``folder``: docker's
+    for this server, whether or not it is there; None where its CAs are not believed."""
 
     ca: tuple[Path, ...] = ()
     certificate: Path | None = None
     key: Path | None = None
     is_system_believed: bool = False
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +67,18 @@ class Settings:
         """The files for one server: those that were named, and docker's for its host."""
         named = self.tls
         folder = self.docker_dir / "tls" / urlsplit(url).netloc.rpartition("@")[2]
+        is_believed = not named.ca
+        looked_in = folder if is_believed else None
         if not folder.is_dir():
-            return named
+            return replace(named, folder=looked_in)
         certificate = next(iter(sorted(folder.glob("*.cert"))), None)
         key = certificate.with_suffix(".key") if certificate else None
         return TlsFiles(
             named.ca or tuple(sorted(folder.glob("*.crt"))),
             named.certificate or certificate,
             named.key or key,
-            is_system_believed=not named.ca,
+            is_system_believed=is_believed,
+            folder=looked_in,
         )
 
 

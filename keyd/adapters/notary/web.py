@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from http.client import HTTPException, HTTPMessage
+from pathlib import Path
 from typing import IO, NoReturn
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -77,6 +78,7 @@ class Web:
         check_url(base_url)
         self._login = login
         self._advice = advice or f"docker login {urlsplit(base_url).netloc}"
+        self._folder = tls.folder
         self._authorization: dict[str, str] = {}
         handlers: list[urllib.request.BaseHandler] = [_NoRedirect(), _Proxies()]
         if base_url.startswith("https:"):
@@ -149,9 +151,9 @@ class Web:
                 with e:
                     return answers.read(e.code, e.headers, e)
         except urllib.error.URLError as e:
-            raise _gone(host, e.reason) from e
+            raise _gone(host, e.reason, self._folder) from e
         except (OSError, HTTPException) as e:
-            raise _gone(host, e) from e
+            raise _gone(host, e, self._folder) from e
 
     def _answer_challenge(self, challenge: str, scope: str, login: Login | None) -> str:
         kind, _, rest = challenge.partition(" ")
@@ -294,11 +296,13 @@ def _context(tls: TlsFiles) -> ssl.SSLContext:
     return context
 
 
-def _gone(host: str, reason: object) -> ServerGoneError:
+def _gone(host: str, reason: object, folder: Path | None) -> ServerGoneError:
+    """``folder``: where docker's CAs are looked for, None where they are not."""
     if isinstance(reason, ssl.SSLCertVerificationError):
+        place = f", or as {folder / 'ca.crt'}" if folder else ""
         return ServerGoneError(
             f"{host}: its certificate is not trusted ({reason.verify_message})",
-            hint=f"give the CA that issued it: --tlscacert FILE, or as ~/.docker/tls/{host}/ca.crt",
+            hint=f"give the CA that issued it: --tlscacert FILE{place}",
             server=host,
             certificate="untrusted",
         )

@@ -68,7 +68,11 @@ def test_dockers_certificates_are_found_by_host(tmp_path: Path) -> None:
     found = settings.load({"DOCKER_CONFIG": str(tmp_path / "d")}, home=tmp_path)
 
     assert found.tls_for("https://localhost:14443") == TlsFiles(
-        (folder / "ca.crt",), folder / "me.cert", folder / "me.key", is_system_believed=True
+        (folder / "ca.crt",),
+        folder / "me.cert",
+        folder / "me.key",
+        is_system_believed=True,
+        folder=folder,
     )
     named = settings.load(
         {"DOCKER_CONFIG": str(tmp_path / "d")}, home=tmp_path, ca=tmp_path / "only.pem"
@@ -76,7 +80,7 @@ def test_dockers_certificates_are_found_by_host(tmp_path: Path) -> None:
     assert named.tls_for("https://localhost:14443") == TlsFiles(
         (tmp_path / "only.pem",), folder / "me.cert", folder / "me.key"
     )
-    assert found.tls_for("https://elsewhere") == TlsFiles()
+    assert found.tls_for("https://elsewhere") == TlsFiles(folder=tmp_path / "d/tls/elsewhere")
 
 
 @pytest.mark.parametrize(
