@@ -76,6 +76,8 @@ def dev(folder: Path, tcp: str | None, hosts: int, persons: tuple[str, ...]) -> 
     from keyd.config import load_config
 
     made = make_folder(folder, tcp=tcp, hosts=hosts, now=datetime.now(UTC), persons=persons)
+    if made.warning:
+        note(f"warning: {made.warning}")
 
     def ready() -> None:
         say(f"{PROGRAM}: development daemon is ready; in another shell:")

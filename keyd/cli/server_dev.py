@@ -1,6 +1,7 @@
 """`keyd-server dev`: everything a daemon needs, made under one folder.
 
-DIR/keyd.toml     written anew at each start, from the options
+DIR/keyd.toml     written anew at each start, from the options; one that was changed by hand is kept
+                  as DIR/keyd.toml.edited
 DIR/policy.toml   written once: the socket's principal is admin and signer, each person an approver
 DIR/origin        the log's name, random, so that no client takes the log of a new folder for a
                   continuation of another's
@@ -13,12 +14,15 @@ DIR/tls           with --tcp: a CA of its own and the daemon's certificate
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
+import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from keyd.cli.softhsm_token import create_token, find_softhsm
 from keyd.config import Starter, starter_config
@@ -31,14 +35,17 @@ from keyd.policy.starter import starter_policy
 
 PRINCIPAL = "socket:dev"
 TOKEN = "dev"  # noqa: S105
+_HEAD = "# Written at each start of `keyd-server dev`; SHA-256 of the lines below: "
 
 
 @dataclass(frozen=True, slots=True)
 class DevFolder:
-    """Where things are. ``socket`` appears when the daemon is ready."""
+    """Where things are. ``socket`` appears when the daemon is ready. ``warning``: what somebody had
+    changed in keyd.toml and is not there any more, and the way out; empty where nobody had."""
 
     config: Path
     socket: Path
+    warning: str = ""
 
 
 def make_folder(
@@ -91,8 +98,50 @@ def make_folder(
     text += "".join(_person_listener(folder / "run", person) for person in persons)
     if tcp:
         text += _tcp_listener(folder / "tls", tcp, now)
-    made.config.write_text("# Written at each start of `keyd-server dev`.\n" + text)
-    return made
+    warning = _keep_edited(made.config, text)
+    made.config.write_text(f"{_HEAD}{_digest(text)}\n{text}")
+    return replace(made, warning=warning)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _keep_edited(config: Path, new: str) -> str:
+    """Put a keyd.toml aside that was changed since it was written; what to say of that."""
+    if not config.exists():
+        return ""
+    head, _, old = config.read_text(encoding="utf-8", errors="replace").partition("\n")
+    if head == _HEAD + _digest(old) or old == new:
+        return ""
+    kept = config.with_name(f"{config.name}.edited")
+    number = 2
+    while kept.exists():
+        kept = config.with_name(f"{config.name}.edited-{number}")
+        number += 1
+    config.replace(kept)
+    return (
+        f"{config} was changed by hand and is written anew, without {_lost(old, new)}; it is kept "
+        f"as {kept}. To go on with that, end this daemon, then: keyd-server run --config {kept}"
+    )
+
+
+def _lost(old: str, new: str) -> str:
+    """The tables that differ, in words."""
+    try:
+        before, after = tomllib.loads(old), tomllib.loads(new)
+    except tomllib.TOMLDecodeError:
+        return "the changes (it is no TOML)"
+    known = {token["name"] for token in after["token"]}
+    tables = [table for table in before if table != "token" and before[table] != after.get(table)]
+    lost = [f"[[token]] {token.get('name', '')}" for token in _tables(before, "token")]
+    lost = [name for name in lost if name.removeprefix("[[token]] ") not in known]
+    return ", ".join([*lost, *(f"the changes in {table}" for table in tables)]) or "the changes"
+
+
+def _tables(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    found = document.get(name)
+    return [t for t in found if isinstance(t, dict)] if isinstance(found, list) else []
 
 
 def _origin(folder: Path) -> str:

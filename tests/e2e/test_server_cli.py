@@ -165,6 +165,29 @@ def test_the_log_of_each_dev_folder_has_a_name_of_its_own_and_keeps_it(folder: P
     assert all(origin.startswith("keyd.invalid/dev-") for origin in origins)
 
 
+def test_a_dev_folder_keeps_a_keyd_toml_that_was_changed_by_hand_and_says_what_is_lost(
+    folder: Path,
+) -> None:
+    made = make_folder(folder / "dev", tcp=None, hosts=1, now=datetime.now(UTC))
+    again = make_folder(folder / "dev", tcp=None, hosts=2, now=datetime.now(UTC), persons=["bob"])
+    added = f'\n[[token]]\nname = "yubi"\nmodule = "{find_softhsm()}"\nserial = "1234567"\n'
+    edited = again.config.read_text().replace("[log]", "[log]\ncheckpoint_interval_s = 7") + added
+    again.config.write_text(edited)
+
+    third = make_folder(folder / "dev", tcp=None, hosts=1, now=datetime.now(UTC))
+    kept = folder / "dev/keyd.toml.edited"
+
+    assert (made.warning, again.warning) == ("", ""), "nobody changed them"
+    assert "without [[token]] yubi" in third.warning
+    assert "the changes in log" in third.warning
+    assert f"keyd-server run --config {kept}" in third.warning
+    assert kept.read_text() == edited
+    assert [token.name for token in load_config(kept).tokens] == ["dev", "yubi"]
+    third.config.write_text("broken = ")
+    assert make_folder(folder / "dev", tcp=None, hosts=1, now=datetime.now(UTC)).warning
+    assert (folder / "dev/keyd.toml.edited-2").read_text() == "broken = "
+
+
 # -------------------------------------------------------------------------------- run, check
 
 
