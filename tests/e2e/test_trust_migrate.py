@@ -93,6 +93,17 @@ def test_migration_without_the_old_root_key_says_where_to_run_it(
     assert stage.sandbox.version(gun, "root") == 1
 
 
+def test_a_collection_that_the_server_lacks_is_looked_for_on_another_one_and_not_begun(
+    stage: Stage, alice: Person
+) -> None:
+    for more in ([], ["--dry-run"]):
+        error = alice("migrate", stage.gun(), *more, code=1)["error"]
+
+        assert "has no collection" in error["message"]
+        assert "-s URL" in error["hint"]
+        assert "init" not in error["hint"]
+
+
 def a_delegate(stage: Stage, name: str, role: str) -> NotaryClient:
     """Somebody who made a key and a certificate with openssl, NAME.crt in their folder, and signs
     with it as the role."""

@@ -61,7 +61,12 @@ def plan(collection: Collection, trust_dir: Path, *, keep_root: bool) -> Plan:
     """
     trusted = collection.find(is_expired_taken=True)
     if trusted is None:
-        raise collection.absent()
+        absent = collection.absent()
+        absent.hint = (  # what has key files was begun, so that it is on another server
+            "name the server that has it: -s URL, or DOCKER_CONTENT_TRUST_SERVER; and compare the "
+            f"name {collection.gun} with what docker or notary list there"
+        )
+        raise absent
     files = {file.key_id: file for file in oldkeys.find(trust_dir)}
     search = Search(collection, files)
     keys = [
