@@ -302,6 +302,10 @@ def _find_key(collection: Collection, text: str, role: str) -> KeyObject:
         held = collection.ring.connect().get_key(text)
     except InvalidRequestError as e:
         raise click.UsageError(f"{text}: neither a file nor a key of the daemon") from e
+    except KeydError as e:
+        e.message = f"there is no file {text}; taken as a key of the daemon: {e.message}"
+        e.hint = f"write the path of the file; or {e.hint}".removesuffix("; or ")
+        raise
     return collection.ring.bound(held, role).object
 
 

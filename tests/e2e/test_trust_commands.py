@@ -238,6 +238,20 @@ def test_delegations_take_certificates_of_all_kinds_and_keys_of_keyd(
     assert stage.listed(gun) == {"v1": "targets", "dev/x": "targets/dev"}
 
 
+def test_a_key_file_that_is_missing_is_called_missing(alice: Person, gun: str) -> None:
+    for words in (
+        ("signer", "add", "carol", gun, "--key", "nofile.pub"),
+        ("delegation", "add", gun, "targets/carol", "nofile.pub", "--all-paths"),
+    ):
+        error = alice(*words, code=1)["error"]
+
+        assert error["reason"] == "KEY_NOT_FOUND"
+        assert error["message"].startswith("there is no file nofile.pub; ")
+        assert error["message"].endswith("no key nofile.pub")
+        assert "the path of the file" in error["hint"]
+        assert "keydctl key list" in error["hint"]
+
+
 def test_a_key_with_a_certificate_of_keyd_signs_by_it(
     stage: Stage, alice: Person, gun: str, tmp_path: Path
 ) -> None:
