@@ -214,12 +214,18 @@ softhsm_conf = "{self.folder}/softhsm2.conf"
             f"dir:{folder}", f"docker://{image}")  # fmt: skip
 
 
-def clean(folder: Path) -> None:
-    """End what a demo that was killed has left running, and take the folder away."""
+def clean(folder: Path) -> str:
+    """End what a demo that was killed has left running, and take the folder away; what was done."""
     end_left(folder)
-    if folder.exists() and not (folder / "keyd.toml").exists():
+    if not folder.exists():
+        return f"there is no {folder}; nothing was removed"
+    if not (folder / "keyd.toml").exists():
         raise DemoError(f"{folder} is none that this demo has made; nothing was removed")
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        shutil.rmtree(folder)
+    except OSError as e:
+        raise DemoError(f"{folder} is not removed whole ({e}); remove the rest by hand") from e
+    return f"removed {folder}"
 
 
 def show(sandbox: Sandbox) -> None:
@@ -253,7 +259,7 @@ def main() -> int:
         signal.signal(number, lambda *_: stopped.set())
     try:
         if asked.clean:
-            clean(sandbox.folder)
+            say(clean(sandbox.folder))
             return 0
         if missing := [name for name in PROGRAMS if not shutil.which(name)]:
             raise DemoError(f"{', '.join(missing)} not found; .ci/setup installs what is missing")

@@ -53,8 +53,12 @@ def test_the_sandbox_signs_an_image_ends_and_is_taken_away(tmp_path: Path) -> No
     assert {found.file.parent.name for found in private_keys(folder)} == {"tls"}  # servers' own
     again = run_demo(folder, "--once")
     assert (again.returncode, "dct-clean" in again.stderr) == (1, True)
-    assert run_demo(folder, "--clean").returncode == 0
+    cleaned = run_demo(folder, "--clean")
+    assert (cleaned.returncode, cleaned.stdout) == (0, f"dct-demo: removed {folder}\n")
     assert not folder.exists()
+    nothing = run_demo(folder, "--clean")
+    said = f"dct-demo: there is no {folder}; nothing was removed\n"
+    assert (nothing.returncode, nothing.stdout) == (0, said)
 
 
 def test_what_a_killed_sandbox_left_running_is_ended_by_the_cleaning(tmp_path: Path) -> None:
