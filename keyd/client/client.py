@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,8 @@ from keyd.client.retry import RETRIES, Retries
 from keyd.client.streams import Stream, Wire
 from keyd.errors import KeydError
 from keyd.model import Checkpoint, SignRequest
+
+_CLOSED_WITHIN_S = 1.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -129,7 +132,13 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        if not isinstance(error, KeyboardInterrupt):
+            self.close()
+            return
+        # Interrupted while it begins a call, grpc (1.85.1) waits in close() for that for ever.
+        closing = threading.Thread(target=self.close, daemon=True)
+        closing.start()
+        closing.join(_CLOSED_WITHIN_S)
 
     def close(self) -> None:
         """Close the connection; calls in flight end with an error."""
