@@ -37,6 +37,7 @@ from keyd.cli.server_doctor_tokens import (
     check_probed_token,
     check_readers,
     check_shown_token,
+    is_cut_off,
     needs_pcscd,
 )
 from keyd.config import Config, load_config
@@ -53,8 +54,8 @@ _WHY = {
 }
 _QUIET = {
     Area.PERMISSIONS: "the service's user and groups get at what they need",
-    Area.MODULE: "the module is a library",
-    Area.PIN: "the PIN file is its owner's alone",
+    Area.MODULE: "each module is a library",
+    Area.PIN: "each PIN file is its owner's alone",
 }
 """Parts of `check` that say nothing when all is well."""
 _WARNING = "warning: "
@@ -67,8 +68,11 @@ def diagnose(path: Path, now: datetime) -> list[Finding]:
     except ConfigError as e:
         return [_from_error(Area.CONFIGURATION, e, path)]
     found = [Finding(Area.CONFIGURATION, f"{path} is valid")]
-    for area, part in check_parts(config, now):
-        found += _from_check(Area(area), part, path)
+    parts = [(Area(area), part) for area, part in check_parts(config, now)]
+    for area, part in parts:
+        found += _from_check(area, part, path)
+    wrong = {area for area, part in parts if part.errors}
+    found += [Finding(a, _QUIET[a]) for a in dict(parts) if a in _QUIET and a not in wrong]
     pid = running_pid(config.server.state_dir)
     daemon = ask_daemon(config, pid) if pid else Daemon()
     found += check_daemon(daemon, config, _policy_hash(config))
@@ -90,8 +94,6 @@ def _from_check(area: Area, part: Findings, path: Path) -> Iterator[Finding]:
             yield Finding(area, line.removeprefix(_WARNING), _WHY[area], todo)
         else:
             yield Finding(area, line)
-    if area in _QUIET and not part.errors:
-        yield Finding(area, _QUIET[area])
 
 
 def _from_error(area: Area, error: ConfigError, path: Path) -> Finding:
@@ -110,13 +112,20 @@ def _policy_hash(config: Config) -> str:
 
 def _look_at_tokens(config: Config, daemon: Daemon) -> Iterator[Finding]:
     user = _service_user(config)
+    silent: set[str] = set()
     if by_pcsc := [token for token in config.tokens if needs_pcscd(token)]:
-        yield from check_readers(by_pcsc, probe_readers(user))
+        seen = probe_readers(user)
+        yield from check_readers(by_pcsc, seen)
+        if seen.problem:
+            silent = {token.name for token in by_pcsc}  # one cause is said once
     for shown in daemon.tokens:
-        yield from check_shown_token(shown)
+        if shown.name not in silent or not is_cut_off(shown):
+            yield from check_shown_token(shown)
     if daemon.pid:
         return  # its hosts have the modules open: nobody comes between
     for token in config.tokens:
+        if token.name in silent:
+            continue
         yield from check_probed_token(token, probe_module(token.module, token.softhsm_conf, user))
 
 

@@ -80,8 +80,11 @@ def check_daemon(daemon: Daemon, config: Config, policy_sha256: str) -> Iterator
             "journalctl -u keyd-server, systemctl restart keyd-server",
         )
         return
-    if status.problems:
-        for problem in status.problems:
+    # What ails a token that it shows is said of the token.
+    said = tuple(f"token {token.name} is {token.state}" for token in daemon.tokens)
+    problems = [problem for problem in status.problems if not problem.startswith(said)]
+    if problems:
+        for problem in problems:
             yield Finding(
                 Area.DAEMON,
                 f"{status.health}: {problem}",
@@ -89,7 +92,8 @@ def check_daemon(daemon: Daemon, config: Config, policy_sha256: str) -> Iterator
                 "journalctl -u keyd-server; what else is found here may be the cause",
             )
     else:
-        yield Finding(Area.DAEMON, f"pid {daemon.pid}, {daemon.endpoint}: {status.health}")
+        seen = "; its tokens are looked at below" if status.problems else ""
+        yield Finding(Area.DAEMON, f"pid {daemon.pid}, {daemon.endpoint}: {status.health}{seen}")
     for freeze in status.freezes:
         yield Finding(
             Area.DAEMON,

@@ -65,7 +65,8 @@ def probe_readers(user: pwd.struct_passwd | None, *, timeout_s: float = _TIMEOUT
     if problem:
         return Readers(problem)
     missing = " and ".join(answer["missing"])
-    return Readers("", tuple(answer["names"]), tuple(answer["filled"]), missing)
+    problem = "".join(answer["problem"])
+    return Readers(problem, tuple(answer["names"]), tuple(answer["filled"]), missing)
 
 
 def probe_module(
@@ -125,6 +126,10 @@ def _ask(
 _NEEDED = ("smartcard", "yubikit")
 """Of the extra ``yubikey``."""
 
+_PCSCLITE = "libpcsclite.so.1"
+_SCOPE_SYSTEM = 2
+"""SCARD_SCOPE_SYSTEM (PC/SC part 5)."""
+
 
 class _Version(ctypes.Structure):
     _fields_ = (("major", ctypes.c_ubyte), ("minor", ctypes.c_ubyte))
@@ -172,10 +177,33 @@ def _tokens(path: str) -> list[tuple[str, str, int]]:
     return found
 
 
+def _pcscd_problem() -> str:
+    """Why pcscd does not answer; asked without pyscard, which may be missing."""
+    try:
+        library = ctypes.CDLL(_PCSCLITE)
+    except OSError as e:
+        return f"{_PCSCLITE} does not load: {e}"
+    context = ctypes.c_long()
+    code = library.SCardEstablishContext(
+        ctypes.c_ulong(_SCOPE_SYSTEM), None, None, ctypes.byref(context)
+    )
+    if code != 0:
+        library.pcsc_stringify_error.restype = ctypes.c_char_p
+        return str(library.pcsc_stringify_error(ctypes.c_long(code)).decode())
+    library.SCardReleaseContext(context)
+    return ""
+
+
 def _readers() -> dict[str, list[str]]:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        return {"missing": missing, "names": [], "filled": []}
+    problem = _pcscd_problem()
+    if missing or problem:
+        return {
+            "missing": missing,
+            "problem": [problem] if problem else [],
+            "names": [],
+            "filled": [],
+        }
     from smartcard import scard
 
     code, context = scard.SCardEstablishContext(scard.SCARD_SCOPE_SYSTEM)
@@ -190,7 +218,7 @@ def _readers() -> dict[str, list[str]]:
         code, states = scard.SCardGetStatusChange(context, 0, wanted)
         filled = [str(n) for n, state, _ in states if state & scard.SCARD_STATE_PRESENT]
     scard.SCardReleaseContext(context)
-    return {"missing": [], "names": [str(name) for name in names], "filled": filled}
+    return {"missing": [], "problem": [], "names": [str(name) for name in names], "filled": filled}
 
 
 def main() -> None:

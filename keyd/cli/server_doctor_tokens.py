@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from keyd.cli.server_doctor_findings import Area, Finding
 from keyd.cli.server_doctor_probe import ProbedModule, ProbedToken, Readers
 from keyd.config.sections import TokenSection
+from keyd.device.failures import INSTALL_YUBIKIT
 from keyd.model import TokenState, TokenStatus
 
 _INITIALIZED, _COUNT_LOW, _FINAL_TRY, _LOCKED = 0x400, 0x10000, 0x20000, 0x40000
@@ -29,21 +30,23 @@ def check_readers(tokens: Sequence[TokenSection], seen: Readers) -> Iterator[Fin
             f"{seen.missing} is not installed beside keyd",
             "YubiKeys sign without it, but none is set up or attested, no key is made on one, and "
             "touches are told by the time they take",
-            "with the daemon's own Python: pip install 'keyd[server,yubikey]'; then: systemctl "
-            "restart keyd-server",
+            INSTALL_YUBIKIT,
         )
-        return  # nobody here can ask pcscd
-    why = f"without it there are no tokens {', '.join(token.name for token in tokens)}"
+    names = ", ".join(token.name for token in tokens)
+    why = f"without it the {'token' if len(tokens) == 1 else 'tokens'} {names} cannot be reached"
     if seen.problem:
         yield Finding(
             Area.PCSCD,
             f"pcscd does not answer the service's user: {seen.problem}",
             why,
             "systemctl enable --now pcscd.socket; if it runs: journalctl -u pcscd, and see that "
-            "polkit lets the user in (50-keyd-server.rules in /etc/polkit-1/rules.d)",
+            "polkit lets the user in (50-keyd-server.rules, which make install puts into "
+            "/usr/share/polkit-1/rules.d)",
         )
         return
     yield Finding(Area.PCSCD, "pcscd answers")
+    if seen.missing:
+        return  # nobody here can ask it for its readers
     if len(seen.filled) >= len(tokens):
         yield Finding(Area.READER, ", ".join(seen.filled))
         return
@@ -55,6 +58,11 @@ def check_readers(tokens: Sequence[TokenSection], seen: Readers) -> Iterator[Fin
         "keys on what is missing sign nothing",
         "plug it in; if it is: pcsc_scan shows what pcscd sees, lsusb what the machine sees",
     )
+
+
+def is_cut_off(token: TokenStatus) -> bool:
+    """True for what pcscd's silence explains, where the token's module needs it."""
+    return token.state in (TokenState.ABSENT, TokenState.FAULTED)
 
 
 def check_shown_token(token: TokenStatus) -> Iterator[Finding]:

@@ -8,6 +8,12 @@ from keyd.errors import DeviceFaultError, DeviceGoneError, KeydError, TokenLocke
 RETRY_AFTER_S = 1.0
 """What callers are told to wait for a token that may come back by itself."""
 
+INSTALL_YUBIKIT = (
+    "with the daemon's own Python: pip install 'keyd[server,yubikey]'; then: systemctl restart "
+    "keyd-server"
+)
+"""What to do where the extra ``yubikey`` is not installed."""
+
 NO_CARD_SERVICE = "the smart card service does not answer"
 CARD_IS_KEPT = "another program keeps a card for itself"
 TROUBLE_HINTS = {

@@ -23,6 +23,7 @@ from pathlib import Path
 import pkcs11
 
 from keyd.device import keypairs, ykcs11
+from keyd.device.failures import INSTALL_YUBIKIT
 from keyd.device.frames import pack, read_blocking
 from keyd.device.handles import Signer, failure_message
 from keyd.device.keyindex import KeyIndex
@@ -197,7 +198,7 @@ class Host:
         except ImportError as error:
             raise DeviceFaultError(
                 f"token {self._token.name}: yubikit is missing ({error.name})",
-                hint="pip install 'keyd[server,yubikey]'",
+                hint=INSTALL_YUBIKIT,
                 token=self._token.name,
             ) from error
         order = request.yubikey

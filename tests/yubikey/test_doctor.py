@@ -91,9 +91,10 @@ def test_each_thing_that_keeps_a_stopped_daemon_from_its_yubikey_is_found_and_th
     site.key.tries_left(pin=3)
 
     bench.kill_pcscd()
-    found = doctor.finds("pcscd")
+    found = doctor.finds("pcscd", "module")
     assert "pcscd does not answer" in found["pcscd"]
     assert "systemctl enable --now pcscd.socket" in found["pcscd"]
+    assert set(found) == {"pcscd"}, "one cause is one finding"
     bench.start_pcscd()
     assert doctor.finds("pcscd", "reader", "token") == {}
     assert site.key.state.pins_offered == 0
@@ -132,3 +133,8 @@ def test_a_running_daemon_tells_what_its_yubikey_lacks(site: Site, bench: Bench)
     assert "yubi is ABSENT" in found["token"]
     assert "plug it in" in found["reader"]
     assert site.key.state.pins_offered == 0
+
+    site.key.insert()
+    bench.kill_pcscd()
+    until(lambda: site.state() in ("ABSENT", "FAULTED"), "a token that is cut off")
+    assert set(doctor.finds("pcscd", "daemon", "token")) == {"pcscd"}, "one cause is one finding"

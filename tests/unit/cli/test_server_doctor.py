@@ -195,6 +195,26 @@ def test_what_is_wrong_with_a_running_daemon_is_found(
     assert todo in found.todo
 
 
+def test_what_ails_a_token_is_said_once_and_of_the_token(config: Config) -> None:
+    seen = daemon(health="DEGRADED", problems=("token main is ABSENT: it is not there",))
+    seen = replace(seen, tokens=(TokenStatus("main", TokenState.ABSENT),))
+
+    assert must_act(list(check_daemon(seen, config, "aa"))) == []
+    (token,) = must_act(list(check_shown_token(seen.tokens[0])))
+    assert "main is ABSENT" in token.what
+
+
+def test_what_is_well_is_said_once_for_all_listeners(tmp_path: Path) -> None:
+    config = place(tmp_path)
+    second = f'\n[[listener]]\nkind = "unix"\npath = "{tmp_path}/b.sock"\nprincipal = "socket:b"\n'
+    config.write_text(config.read_text() + second)
+
+    lines = as_lines(diagnose(config, NOW), ())
+
+    assert len(lines) - len(set(lines) - {""}) == lines.count("")
+    assert any(line.startswith("ok     permissions: ") for line in lines)
+
+
 def test_who_holds_the_state_folder_is_seen_without_taking_its_lock(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     with lock.open("w") as held:
@@ -220,12 +240,18 @@ def test_pcscd_that_does_not_answer_is_found() -> None:
     found = only(list(check_readers([a_token()], Readers("Service not available."))))
 
     assert (found.area, "pcscd.socket" in found.todo) == (Area.PCSCD, True)
+    assert "/usr/share/polkit-1/rules.d" in found.todo
+    assert found.why == "without it the token yk cannot be reached"
 
 
 def test_yubikit_that_is_not_installed_is_found_and_is_not_taken_for_a_dead_pcscd() -> None:
-    found = only(list(check_readers([a_token()], Readers(missing="smartcard and yubikit"))))
+    seen = Readers(missing="smartcard and yubikit")
+    found = only(must_act(list(check_readers([a_token()], seen))))
 
     assert (found.area, "keyd[server,yubikey]" in found.todo) == (Area.MODULE, True)
+    dead = replace(seen, problem="Service not available.")
+    both = must_act(list(check_readers([a_token()], dead)))
+    assert [each.area for each in both] == [Area.MODULE, Area.PCSCD], "nor hides one"
 
 
 @pytest.mark.parametrize("names", [(), ("Yubico 00",)])
