@@ -168,11 +168,13 @@ class Keys(AdoptedKeys):
             if new.slot is not None or new.pin is not None or new.touch is not None:
                 # One that was not there since the start has not said what it is.
                 await self._device.check(token)
+                asked = {"slot": new.slot, "touch": new.touch, "pin": new.pin}
                 raise InvalidRequestError(
-                    "slot",
+                    next(name for name, value in asked.items() if value is not None),
                     f"token {token} is not known as a YubiKey: slot, PIN and touch policies are "
                     "for those",
-                    hint="keydctl token list",
+                    hint="leave out --slot, --touch and --pin, or name a YubiKey: keydctl token "
+                    "list",
                 )
             return None
         if new.slot is None:

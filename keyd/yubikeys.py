@@ -104,7 +104,9 @@ class YubiKeys:
                 self._check_yubikey(status.name)
                 yubikey = await self._yubikeys.look(status.name)
             except KeydError as e:
-                looked.append(Looked(status, None, e.message, {}))
+                said = e.message.removeprefix("token: ")  # the field of the request
+                problem = f"{said}; {e.hint}" if e.hint else said
+                looked.append(Looked(status, None, problem, {}))
                 continue
             named = {c.slot: self._registered_as(caller, c.public_key) for c in yubikey.slots}
             looked.append(Looked(status, yubikey, "", {s: n for s, n in named.items() if n}))
@@ -162,7 +164,11 @@ class YubiKeys:
         await self._authorize_local(caller, token)
         check_secret("new_pin", new)
         if new.reveal() == old.reveal():
-            raise InvalidRequestError("new_pin", "that is the PIN as it is; nothing was tried")
+            raise InvalidRequestError(
+                "new_pin",
+                "that is the PIN as it is; nothing was tried",
+                hint=f"the same command, with another new PIN: keydctl yubikey change-pin {token}",
+            )
         self._check_yubikey(token)
         if not spend_last_try:
             check_pin_tries(token, await self._yubikeys.look(token))
@@ -305,7 +311,7 @@ class YubiKeys:
     def _check_yubikey(self, token: str) -> None:
         status = self._status(token)
         # One that was not seen since the start tells no model.
-        if status.model and not status.is_yubikey:
+        if not status.may_be_yubikey:
             raise InvalidRequestError(
                 "token", f"{token} is no YubiKey: it says {status.model}", hint="keydctl token list"
             )

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from keyd.errors import InvalidRequestError
+
 if TYPE_CHECKING:
-    from keyd.model import Binding
+    from keyd.model import Binding, TokenStatus
 
 REASON = click.option("--reason", default="", help="Why, for the log.")
 """The option --reason of each command that changes something."""
@@ -65,3 +67,17 @@ def read_hex(text: str, option: str) -> bytes:
         return bytes.fromhex(text)
     except ValueError as e:
         raise click.UsageError(f"{option}: {text!r} is not hexadecimal") from e
+
+
+def refuse_others(token: TokenStatus) -> None:
+    """For what only YubiKeys have, as slots and PUKs.
+
+    Raises:
+        InvalidRequestError: it is known to be something else.
+    """
+    if not token.may_be_yubikey:
+        raise InvalidRequestError(
+            "token",
+            f"{token.name} is no YubiKey: it says {token.model}",
+            hint="keydctl token list",
+        )

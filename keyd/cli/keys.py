@@ -12,6 +12,7 @@ from keyd.cli.keyarguments import (
     read_bindings,
     read_hex,
     read_labels,
+    refuse_others,
     versioned,
 )
 from keyd.cli.keyversions import COMMANDS, answer
@@ -213,6 +214,9 @@ def adopt(
     raw = read_hex(object_id, "--object-id")
     bindings = read_bindings(bind)
     with settings.connect() as keyd:
+        for found in keyd.list_tokens() if slot else ():
+            if found.name == token:
+                refuse_others(found)
         if all_:
             done = keyd.adopt_labelled(token, reason=reason)
         else:

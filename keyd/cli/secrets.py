@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keyd.errors import InvalidRequestError, PolicyDeniedError
+from keyd.cli.keyarguments import refuse_others
+from keyd.errors import PolicyDeniedError
 
 if TYPE_CHECKING:
     from keyd.client import Client
@@ -55,10 +56,8 @@ def check_yubikey(keyd: Client, token: str) -> None:
     """
     keyd.check_local()
     found = find_token(keyd, token)
-    if found is not None and not found.may_be_yubikey:
-        raise InvalidRequestError(
-            "token", f"{token} is no YubiKey: it says {found.model}", hint="keydctl token list"
-        )
+    if found is not None:
+        refuse_others(found)
 
 
 def read_secret(question: str, descriptor: int | None, option: str, *, twice: bool = False) -> Pin:

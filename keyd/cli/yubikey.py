@@ -46,11 +46,15 @@ def list_(settings: Settings, token: str) -> int:
     with settings.connect() as keyd:
         found = keyd.list_yubikeys(token)
         others = PluggedInList((), "") if token else keyd.list_plugged_in()
+        unseen = [] if token else [t for t in keyd.list_tokens() if not t.model]
     parts = [*map(shown, found), *map(plugged_in_text, others.yubikeys)]
     settings.answer(
         [*map(yubikey_json, found), *map(plugged_in_json, others.yubikeys)],
-        "\n\n".join(parts) or "no YubiKeys you may see",
+        "\n\n".join(parts) or f"no YubiKeys {'that are there' if unseen else 'you may see'}",
     )
+    for absent in unseen:
+        # What it is nobody knows, since it was not there since the daemon's start.
+        output.note(f"{absent.name} is {absent.state}: {absent.detail}")
     if others.problem:
         output.warn(others.problem)
     return Exit.FAILED if any(y.state is None for y in found) else Exit.DONE
@@ -193,7 +197,7 @@ def certificate(settings: Settings, token: str, slot: str, write: str | None, re
     keyd names its keys in these certificates: with another one there, keydctl key adopt --all
     does not know the key any more.
     """
-    from keyd.cli.yubikeyshapes import pem
+    from keyd.cli.yubikeyshapes import pem, problem_text
     from keyd.client import Slot
 
     wanted = Slot.parse(slot)
@@ -202,7 +206,7 @@ def certificate(settings: Settings, token: str, slot: str, write: str | None, re
             keyd.write_slot_certificate(token, wanted, _certificate(write), reason=reason)
         (found,) = keyd.list_yubikeys(token)
     if found.state is None:
-        raise click.ClickException(f"{token}: {found.problem}")
+        raise click.ClickException(problem_text(found))
     content = next((c for c in found.slots if c.slot == wanted), None)
     if content is None or not content.certificate:
         raise click.ClickException(f"there is no certificate in slot {wanted} of {token}")

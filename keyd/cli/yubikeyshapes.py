@@ -45,7 +45,7 @@ def _slot_json(c: YubiKeySlot) -> dict[str, object]:
 def shown(y: YubiKey) -> str:
     """Everything about one YubiKey."""
     if y.state is None:
-        return f"{y.token}: {y.problem}"
+        return problem_text(y)
     s = y.state
     tries = f"PIN {s.pin_tries}"
     if s.pin_tries_of:
@@ -76,6 +76,11 @@ def shown(y: YubiKey) -> str:
     ]
     headers = ("SLOT", "ALGORITHM", "PIN", "TOUCH", "ORIGIN", "CERTIFICATE", "REGISTERED AS")
     return f"{head}\n\n{output.table(headers, rows) if rows else 'no keys'}"
+
+
+def problem_text(y: YubiKey) -> str:
+    """Why one could not be read; names the token once."""
+    return y.problem if y.token in y.problem.split() else f"{y.token}: {y.problem}"
 
 
 def _factory(y: YubiKey, factory: frozenset[str]) -> str:

@@ -9,16 +9,20 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import Collection
 from pathlib import Path
 
+from keyd.device.failures import INSTALL_YUBIKIT, NO_CARD_SERVICE, TROUBLE_HINTS
 from keyd.model import PluggedIn
 
 _PATIENCE_S = 5.0
 _LIBRARIES = Path("/usr/lib")
 _LIBRARY = "libykcs11.so*"
 _MANY_BYTES = 65536
+_CODE = re.compile(r"\s*\(0x[0-9A-Fa-f]+\)")
+"""Of PC/SC, which nobody looks up."""
 
 
 async def find_plugged_in(
@@ -75,7 +79,7 @@ def _look(configured: Collection[str]) -> str:
 
         from keyd.device.yubikey_card import open_alone, readers
     except ImportError as error:
-        return f"{error.name} is missing on the daemon's machine: pip install 'keyd[yubikey]'"
+        return f"{error.name} is missing on the daemon's machine: {INSTALL_YUBIKIT}"
     problem = ""
     try:
         for reader in readers():
@@ -97,7 +101,9 @@ def _look(configured: Collection[str]) -> str:
                 reader=reader.name,
             )
     except (SmartcardException, BaseSCardException) as error:
-        return f"pcscd does not answer on the daemon's machine: {error}"
+        why = _CODE.sub("", str(error))
+        todo = TROUBLE_HINTS[NO_CARD_SERVICE]
+        return f"pcscd does not answer on the daemon's machine ({why}); {todo}"
     return problem
 
 

@@ -159,8 +159,19 @@ async def test_a_yubikey_in_use_is_not_set_up_anew(office: Office) -> None:
 async def test_a_new_pin_that_is_the_old_one_is_refused_and_nothing_is_tried(
     office: Office,
 ) -> None:
-    with pytest.raises(InvalidRequestError, match="the PIN as it is"):
+    with pytest.raises(InvalidRequestError, match="the PIN as it is") as refused:
         await office.yubikeys.change_pin(ADMIN, "main", PIN, PIN)
+    assert "with another new PIN" in refused.value.hint
+
+
+async def test_a_token_that_is_no_yubikey_is_named_once_with_where_to_see_what_it_is(
+    office: Office,
+) -> None:
+    office.domain.token.model = "SoftHSM v2"
+
+    (looked,) = await office.yubikeys.list(ADMIN, "main")
+
+    assert looked.problem == "main is no YubiKey: it says SoftHSM v2; keydctl token list"
 
 
 async def test_a_puk_that_is_the_pin_is_refused(office: Office) -> None:

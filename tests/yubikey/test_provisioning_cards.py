@@ -62,7 +62,9 @@ def test_a_yubikey_that_is_plugged_in_and_no_token_is_shown_with_what_makes_it_o
 
     bench.kill_pcscd()
     done = site.run("yubikey", "list")
-    assert "pcscd does not answer on the daemon's machine" in done.stderr
+    assert "pcscd does not answer on the daemon's machine (" in done.stderr
+    assert "start pcscd, or see what it says: journalctl -u pcscd" in done.stderr
+    assert "0x8" not in done.stderr
 
 
 def a_certificate(public: ec.EllipticCurvePublicKey, comment: str = "") -> x509.Certificate:

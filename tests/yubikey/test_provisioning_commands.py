@@ -36,6 +36,8 @@ def test_a_new_yubikey_comes_to_sign_with_an_attested_key_that_wants_a_touch(
     site: Site, tmp_path: Path
 ) -> None:
     (looked,) = site.do("yubikey", "list")
+    absent = site.run("yubikey", "list").stderr
+    assert "drawer is ABSENT: token drawer is not there: no token has serial 9999999" in absent
     assert looked["factory"] == ["management-key", "pin", "puk"]
     site.init()
     site.unlock()
@@ -137,6 +139,15 @@ def test_what_is_missing_or_odd_is_told_before_anything_is_tried(site: Site) -> 
     ):
         done = site.run("yubikey", "certificate", token, "9c")
         assert (done.returncode, why in done.stderr) == (1, True), done.stderr
+        if token != "yubi":
+            done = site.run("yubikey", "list", token)
+            assert (done.returncode, done.stdout.count(token)) == (1, why.count(token)), done.stdout
+            assert "keydctl token list" in done.stdout or "plug it in" in done.stdout
+    adopt = site.do("key", "adopt", "acme/old", "--token", "dev", "--slot", "9a", code=2)
+    assert "dev is no YubiKey: it says SoftHSM v2" in adopt["error"]["message"]
+    create = site.do("key", "create", "acme/a", "--token", "dev", "--touch", "always", code=2)
+    assert create["error"]["message"].startswith("touch: token dev is not known as a YubiKey")
+    assert "leave out --slot, --touch and --pin" in create["error"]["hint"]
     unseen = site.do("key", "create", "acme/a", "--token", "drawer", "--slot", "9c", code=4)
     assert "token drawer is not there" in unseen["error"]["message"]
     assert "plug it in" in unseen["error"]["hint"]
