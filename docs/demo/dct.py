@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("notary-server", "notary", "docker-registry", "skopeo", "openssl")
 MODULES = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/softhsm/libsofthsm2.so")
 NEW_KEY = ("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+DAYS = "90"  # of a certificate; less than 30 left is something that keyd-server doctor warns of
 SOCKET_PATH_BYTES = 107  # sun_path of Linux, less its final NUL
 POLICY = """\
 [[grant]]
@@ -85,7 +86,7 @@ class Sandbox:
         """Certificates, the token and all configurations."""
         self.folder.mkdir(mode=0o700, parents=True)
         self.tls.mkdir()
-        run(*NEW_KEY, "-x509", "-days", "30", "-subj", "/CN=dct-demo CA",
+        run(*NEW_KEY, "-x509", "-days", DAYS, "-subj", "/CN=dct-demo CA",
             "-keyout", self.tls / "ca.key", "-out", self.tls / "ca.crt")  # fmt: skip
         self.certificate("localhost", "serverAuth")
         self.certificate("notary-server", "clientAuth")
@@ -142,7 +143,7 @@ class Sandbox:
         says = f"subjectAltName=DNS:{name}\nextendedKeyUsage={usage}\nbasicConstraints=CA:FALSE\n"
         extensions = self.write(f"tls/{name}.ext", says)
         run(*("openssl", "x509", "-req", "-in", request, "-CA", self.tls / "ca.crt"),
-            *("-CAkey", self.tls / "ca.key", "-CAcreateserial", "-days", "30"),
+            *("-CAkey", self.tls / "ca.key", "-CAcreateserial", "-days", DAYS),
             *("-extfile", extensions, "-out", self.tls / f"{name}.crt"))  # fmt: skip
 
     def token(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -24,6 +25,21 @@ def run_demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
         timeout=TIMEOUT_S,
         check=False,
     )
+
+
+def findings(folder: Path, area: str) -> list[dict[str, object]]:
+    """What the doctor finds wrong with the sandbox's daemon."""
+    command = ["-m", "keyd.cli.server", "doctor", "--json", "--config", f"{folder}/keyd.toml"]
+    done = subprocess.run(
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    found = json.loads(done.stdout)["findings"]
+    assert any(each["area"] == area for each in found), done.stdout
+    return [each for each in found if each["area"] == area and not each["ok"]]
 
 
 def still_running(folder: Path) -> list[bytes]:
@@ -51,6 +67,7 @@ def test_the_sandbox_signs_an_image_ends_and_is_taken_away(tmp_path: Path) -> No
     assert "still resolves to what was signed" in done.stdout
     assert still_running(folder) == []
     assert {found.file.parent.name for found in private_keys(folder)} == {"tls"}  # servers' own
+    assert findings(folder, "tls") == [], "its own certificate is no concern"
     again = run_demo(folder, "--once")
     assert (again.returncode, "dct-clean" in again.stderr) == (1, True)
     cleaned = run_demo(folder, "--clean")
