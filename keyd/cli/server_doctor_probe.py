@@ -183,6 +183,7 @@ def _pcscd_problem() -> str:
         library = ctypes.CDLL(_PCSCLITE)
     except OSError as e:
         return f"{_PCSCLITE} does not load: {e}"
+    library.SCardEstablishContext.restype = ctypes.c_long  # LONG: the codes do not fit an int
     context = ctypes.c_long()
     code = library.SCardEstablishContext(
         ctypes.c_ulong(_SCOPE_SYSTEM), None, None, ctypes.byref(context)
