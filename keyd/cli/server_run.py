@@ -13,8 +13,8 @@ from pathlib import Path
 
 import uvloop
 
-# Whatever the daemon starts is exec'd. grpc's own fork handlers would start threads in the child
-# before that, and now and then the child dies of it (SIGSEGV, grpcio 1.85.1 under uvloop).
+# Token hosts are exec'd, and grpc's own fork handlers are of no use to them. Now and then a child
+# dies of them all the same (SIGSEGV, grpcio 1.85.1 under uvloop): the keeper starts a host again.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 from keyd.app import serve  # after the variable: grpc reads it when it is imported

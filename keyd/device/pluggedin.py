@@ -10,7 +10,10 @@ import asyncio
 import json
 import os
 import re
+import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Collection
 from pathlib import Path
 
@@ -30,33 +33,41 @@ async def find_plugged_in(
 ) -> tuple[list[PluggedIn], str]:
     """The YubiKeys with other serials than ``configured``, and why there may be more; empty when
     all were looked at. ``module``: libykcs11, where a token names it already."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "keyd.device.pluggedin", *sorted(configured)),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
+    return await asyncio.to_thread(_ask, configured, module or _library(), patience_s)
+
+
+def _ask(
+    configured: Collection[str], module: Path, patience_s: float
+) -> tuple[list[PluggedIn], str]:
+    """Popen starts it by vfork(2), past grpc's fork handlers. The event loop's own way runs them:
+    they start threads in the child, which now and then dies of that (SIGSEGV, grpcio 1.85.1)."""
+    process = subprocess.Popen(
+        (sys.executable, "-P", "-m", "keyd.device.pluggedin", *sorted(configured)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
-    found, problem = [], f"a YubiKey did not answer within {patience_s:g} s; is it being touched?"
+    end = threading.Timer(patience_s, process.kill)
+    end.start()
+    found: list[PluggedIn] = []
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(patience_s):
-            # One line for each, so that what was told before a silence counts.
-            while line := await process.stdout.readline():
-                told = json.loads(line)
-                if "done" in told:
-                    problem = told["done"]
-                    break
-                found.append(PluggedIn(**told, module=str(module or _library())))
-            else:
-                code = await process.wait()
-                problem = f"the search ended early (exit code {code}); see the daemon's journal"
-    except TimeoutError:
-        pass
+        # One line for each, so that what was told before a silence counts.
+        for line in process.stdout:
+            told = json.loads(line)
+            if "done" in told:
+                return found, str(told["done"])
+            found.append(PluggedIn(**told, module=str(module)))
+        code = process.wait()
+        if code == -signal.SIGKILL:
+            return found, f"a YubiKey did not answer within {patience_s:g} s; is it being touched?"
+        return found, f"the search ended early (exit code {code}); see the daemon's journal"
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-    return found, problem
+        end.cancel()
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _library() -> Path:
